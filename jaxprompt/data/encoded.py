@@ -1,0 +1,61 @@
+"""One encoded example."""
+
+import dataclasses
+import functools
+
+import numpy as np
+from jaxtyping import Int32
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Token ids of one example and what is scored in them. Indices count from the first id.
+
+    Attributes:
+      ids: an id `>= vocab_size` is row `id - vocab_size` of the soft prompt.
+      segments: from 1; more than one only for masked label words that differ in length.
+      positions: absolute; they restart in each segment, and each branch continues the trunk's.
+      types: BERT's token types.
+      branches: 0 for the trunk, from 1 for the alternatives that continue it.
+      target_at: the index of the token whose hidden state predicts the target (the mask, in a masked model).
+      target_ids: the token predicted there.
+      target_group: the number of the label word the token belongs to; 0 without label words.
+      label: the class, or -1.
+      pool_at: the index of the pooled token; 0 where nothing is pooled.
+      truncated: whether field text was cut to fit.
+      source: the encoder's ids, of an encoder-decoder, whose decoder all of the above is about; else None.
+    """
+
+    ids: Int32[np.ndarray, "length"]
+    segments: Int32[np.ndarray, "length"]
+    positions: Int32[np.ndarray, "length"]
+    types: Int32[np.ndarray, "length"]
+    branches: Int32[np.ndarray, "length"]
+    target_at: Int32[np.ndarray, "targets"]
+    target_ids: Int32[np.ndarray, "targets"]
+    target_group: Int32[np.ndarray, "targets"]
+    label: int = -1
+    pool_at: int = 0
+    truncated: bool = False
+    source: Int32[np.ndarray, "source"] | None = None
+
+
+def int32(values) -> Int32[np.ndarray, "length"]:
+    return np.asarray(values, np.int32)
+
+
+# Most examples of a data set share these, so that a long one holds little beyond its ids.
+@functools.lru_cache(maxsize=4096)
+def constant(value: int, length: int) -> Int32[np.ndarray, "length"]:
+    """A shared read-only array of one value."""
+    array = np.full(length, value, np.int32)
+    array.setflags(write=False)
+    return array
+
+
+@functools.lru_cache(maxsize=4096)
+def counting(length: int) -> Int32[np.ndarray, "length"]:
+    """A shared read-only array 0, 1, 2, ..."""
+    array = np.arange(length, dtype=np.int32)
+    array.setflags(write=False)
+    return array

@@ -1,0 +1,288 @@
+"""Examples of different lengths in rows of one static shape."""
+
+import bisect
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxprompt.data.encoded import Encoded, counting
+from jaxprompt.errors import InputError
+from jaxprompt.types import Batch, Inputs
+
+# A row this long spends as much on attention as on everything else. By FLOPs it is 6 times the model's width; the
+# softmax is bound by memory and brings it down, to about this for the base-sized models.
+ATTENTION_LENGTH = 1024
+SIMULATED_BATCHES = 200
+# Large batches hardly vary, so fewer tell as much; so do fewer when all that is asked is the better row length.
+SIMULATED_EXAMPLES = 12800
+COMPARED_EXAMPLES = 3200
+ROW_LENGTHS_COMPARED = 12
+# Slots and targets of a row cover this share of the rows; the packer starts another row for the others.
+ROWS_COVERED = 0.98
+
+
+@dataclasses.dataclass(frozen=True)
+class RowPlan:
+    """The static shapes of a data set's batches.
+
+    Attributes:
+      row_length: tokens in a row (of an encoder-decoder, in the decoder's).
+      rows: the row counts to compile, ascending: the smallest that holds a batch is used.
+      row_multiple: what row counts are multiples of (devices on the data axis).
+      slots: the most examples in a row.
+      targets: the most scored tokens in a row.
+      types, branches: whether batches carry token types and branches.
+      source_length: tokens in a row of the encoder of an encoder-decoder; else 0.
+    """
+
+    row_length: int
+    rows: tuple[int, ...]
+    row_multiple: int
+    slots: int
+    targets: int
+    types: bool
+    branches: bool
+    source_length: int = 0
+
+    @property
+    def limits(self) -> tuple[int, int, int]:
+        """The most of each column of `_sizes` in a row."""
+        if self.source_length:
+            return self.source_length, self.targets, self.row_length
+        return self.row_length, self.targets, 0
+
+    def rows_for(self, needed: int) -> int:
+        """Returns the row count of a batch that needs so many rows: a planned one, or the next quarter above them."""
+        planned = next((rows for rows in self.rows if needed <= rows), None)
+        # Quarters, not single rows: each count met is a compilation.
+        return planned or int(_round_up(needed, int(_round_up(self.rows[-1] / 4, self.row_multiple))))
+
+
+def plan_rows(
+    examples: Sequence[Encoded],
+    batch_size: int,
+    *,
+    row_multiple: int = 1,
+    max_length: int | None = None,
+    seed: int = 0,
+) -> RowPlan:
+    """Chooses static shapes by packing shuffled batches of the examples.
+
+    The row length and two row counts are those of least expected cost, for a cost of a token that grows with the
+    length of its row. The larger row count holds every batch tried. A rare batch that needs more rows grows to a third
+    (see `RowPlan.rows_for`).
+
+    Args:
+      examples: every example to be packed, without its hoisted prefix.
+      max_length: the longest row to consider; by default 4 times the longest example, at least 256.
+
+    Raises:
+      InputError: no examples, or a batch size below 1.
+    """
+    _check_sizes(examples, batch_size)
+    sizes = _sizes(examples)
+    longest = int(sizes[:, 0].max())
+    limit = max(max_length if max_length is not None else max(4 * longest, 256), longest)
+    draws = _draws(len(examples), batch_size, seed)
+    few = draws[: max(COMPARED_EXAMPLES // batch_size, 16)]
+    extras = _extras(examples)
+    candidates = np.unique(_round_up(np.geomspace(longest, limit, ROW_LENGTHS_COMPARED), 8)).tolist()
+    length = min(candidates, key=lambda length: _plan_length(length, sizes, few, row_multiple, extras)[0])
+    return _plan_length(length, sizes, draws, row_multiple, extras)[1]
+
+
+def plan_separate(examples: Sequence[Encoded], batch_size: int, *, row_multiple: int = 1) -> RowPlan:
+    """Plans rows of one example each, as long as the longest."""
+    _check_sizes(examples, batch_size)
+    length, targets, decoder = _sizes(examples).max(axis=0)
+    rows = int(_round_up(batch_size, row_multiple))
+    return _row_plan(int(_round_up(length, 8)), (rows,), row_multiple, 1, int(targets), int(decoder), _extras(examples))
+
+
+def _row_plan(length, rows, row_multiple, slots, targets, decoder, extras) -> RowPlan:
+    """The plan of rows of `length` tokens, with `decoder` tokens beside them if those are the encoder's."""
+    if not decoder:
+        return RowPlan(length, rows, row_multiple, slots, targets, *extras)
+    return RowPlan(decoder, rows, row_multiple, slots, targets, *extras, source_length=length)
+
+
+def _plan_length(length, sizes, draws, row_multiple, extras) -> tuple[float, RowPlan]:
+    """Returns the expected cost of a batch in rows of one length, and the plan."""
+    free = [assign(sizes[draw], len(sizes), (length, *sizes[draw, 1:].sum(axis=0).tolist())) for draw in draws]
+    rows = [draw[row] for packed, draw in zip(free, draws, strict=True) for row in packed]
+    slots = int(np.quantile([len(row) for row in rows], ROWS_COVERED, method="higher"))
+    covered = np.quantile([sizes[row, 1:].sum(axis=0) for row in rows], ROWS_COVERED, axis=0, method="higher")
+    targets, decoder = _round_up(np.maximum(covered, sizes[:, 1:].max(axis=0)), 8).tolist()
+    counts = np.array([len(assign(sizes[draw], slots, (length, targets, decoder))) for draw in draws])
+    counts = _round_up(counts, row_multiple)
+    large = int(counts.max())
+    expected = {small: float(np.where(counts <= small, small, large).mean()) for small in np.unique(counts).tolist()}
+    small = min(expected, key=expected.get)
+    cost = expected[small] * (length * (1 + length / ATTENTION_LENGTH) + decoder)
+    return cost, _row_plan(length, tuple(sorted({small, large})), row_multiple, slots, targets, decoder, extras)
+
+
+def _draws(count: int, batch_size: int, seed: int) -> list[np.ndarray]:
+    batches = int(np.clip(SIMULATED_EXAMPLES // batch_size, 8, SIMULATED_BATCHES))
+    rng = np.random.default_rng(seed)
+    draws = []
+    order = np.empty(0, int)
+    for _ in range(batches):
+        while len(order) < batch_size:
+            order = np.concatenate([order, rng.permutation(count)])
+        draws.append(order[:batch_size])
+        order = order[batch_size:]
+    return draws
+
+
+def assign(sizes: np.ndarray, slots: int, limits: Sequence[int]) -> list[list[int]]:
+    """Assigns examples to rows: longest first, each to the fullest row with room for it.
+
+    Args:
+      sizes: `[examples, n]`, the tokens of each, and other things that a row holds so many of.
+      slots: the most examples in a row.
+      limits: the most of each column in a row.
+
+    Returns:
+      Per row, the numbers of its examples, ascending; rows in the order of their first example.
+    """
+    row_length, others = limits[0], np.asarray(limits[1:])
+    lengths = sizes[:, 0].tolist()
+    rows: list[list[int]] = []
+    others_left: list[np.ndarray] = []
+    # Rows with room for another example, by the tokens they have left; ties go to the older row.
+    open_rows: list[tuple[int, int]] = []
+    for i in np.argsort(-sizes[:, 0], kind="stable").tolist():
+        at = bisect.bisect_left(open_rows, (lengths[i], 0))
+        while at < len(open_rows) and (others_left[open_rows[at][1]] < sizes[i, 1:]).any():
+            at += 1
+        if at < len(open_rows):
+            left, row = open_rows.pop(at)
+        else:
+            left, row = row_length, len(rows)
+            rows.append([])
+            others_left.append(others.copy())
+        rows[row].append(i)
+        others_left[row] -= sizes[i, 1:]
+        if len(rows[row]) < slots:
+            bisect.insort(open_rows, (left - lengths[i], row))
+    return sorted(sorted(row) for row in rows)
+
+
+def pack(
+    examples: Sequence[Encoded], plan: RowPlan, *, num_words: int = 1, index: Sequence[int] | None = None
+) -> Batch:
+    """Packs examples into a batch of numpy arrays. An example is never split; the result depends on nothing else.
+
+    Args:
+      num_words: label words of the verbalizer in all (`Encoder.num_words`).
+      index: each example's number in its data set; by default its number here.
+
+    Raises:
+      InputError: an example is larger than a row of the plan.
+    """
+    index = range(len(examples)) if index is None else index
+    sizes = _sizes(examples)
+    for name, size, most in zip(("tokens", "targets", "decoder tokens"), sizes.T, plan.limits, strict=True):
+        if len(size) and size.max() > most:
+            number = index[int(size.argmax())]
+            raise InputError(f"example {number} has {size.max()} {name}, a row {most} (plan the rows with it included)")
+    packed = assign(sizes, plan.slots, plan.limits)
+    rows = plan.rows_for(len(packed))
+
+    ids, positions, segments, types, branches = np.zeros((5, rows, plan.row_length), np.int32)
+    target_at, target_ids, target_group = np.zeros((3, rows, plan.targets), np.int32)
+    target_weight = np.zeros((rows, plan.targets), np.float32)
+    pool_at = np.zeros((rows, plan.slots), np.int32)
+    labels, numbers = np.full((2, rows, plan.slots), -1, np.int32)
+    source_ids, source_positions, source_segments = np.zeros((3, rows, plan.source_length), np.int32)
+    for r, row in enumerate(packed):
+        start = scored = read = 0
+        next_segment = plan.slots + 1
+        for slot, i in enumerate(row):
+            example = examples[i]
+            here = slice(start, start + len(example.ids))
+            ids[r, here] = example.ids
+            positions[r, here] = example.positions
+            extra = int(example.segments[-1]) - 1
+            if extra:
+                # Slots come first, the segments beyond the first of an example behind them all.
+                renumbered = np.concatenate([[slot + 1], np.arange(next_segment, next_segment + extra)])
+                segments[r, here] = renumbered[example.segments - 1]
+                next_segment += extra
+            else:
+                segments[r, here] = slot + 1
+            if plan.types:
+                types[r, here] = example.types
+            if plan.branches:
+                branches[r, here] = example.branches
+            there = slice(scored, scored + len(example.target_ids))
+            target_at[r, there] = example.target_at + start
+            target_ids[r, there] = example.target_ids
+            target_group[r, there] = example.target_group + slot * num_words
+            target_weight[r, there] = 1.0
+            pool_at[r, slot] = example.pool_at + start
+            labels[r, slot] = example.label
+            numbers[r, slot] = index[i]
+            start, scored = here.stop, there.stop
+            if example.source is not None:
+                source = slice(read, read + len(example.source))
+                source_ids[r, source] = example.source
+                source_positions[r, source] = counting(len(example.source))
+                source_segments[r, source] = slot + 1
+                read = source.stop
+    inputs = Inputs(
+        ids=ids,
+        positions=positions,
+        segments=segments,
+        types=types if plan.types else None,
+        branches=branches if plan.branches else None,
+    )
+    return Batch(
+        inputs=inputs,
+        target_at=target_at,
+        target_ids=target_ids,
+        target_group=target_group,
+        target_weight=target_weight,
+        pool_at=pool_at,
+        labels=labels,
+        index=numbers,
+        source=Inputs(source_ids, source_positions, source_segments) if plan.source_length else None,
+    )
+
+
+def pack_separate(
+    examples: Sequence[Encoded],
+    *,
+    num_words: int = 1,
+    index: Sequence[int] | None = None,
+    plan: RowPlan | None = None,
+) -> Batch:
+    """Puts each example in a row of its own, row i holding example i. `plan` is one of `plan_separate`."""
+    plan = plan or plan_separate(examples, len(examples))
+    return pack(examples, plan, num_words=num_words, index=index)
+
+
+def _check_sizes(examples: Sequence[Encoded], batch_size: int) -> None:
+    if not examples:
+        raise InputError("no examples to pack (give at least one row of data)")
+    if batch_size < 1:
+        raise InputError(f"batch size {batch_size} (give 1 or more)")
+
+
+def _sizes(examples: Sequence[Encoded]) -> np.ndarray:
+    """Tokens, targets and decoder tokens of each `[examples, 3]`; of an encoder-decoder the tokens are the encoder's."""
+    sizes = [
+        (len(e.ids), len(e.target_ids), 0) if e.source is None else (len(e.source), len(e.target_ids), len(e.ids))
+        for e in examples
+    ]
+    return np.array(sizes, int).reshape(-1, 3)
+
+
+def _extras(examples: Sequence[Encoded]) -> tuple[bool, bool]:
+    return any(e.types.any() for e in examples), any(e.branches.any() for e in examples)
+
+
+def _round_up(value, multiple: int):
+    return np.ceil(np.asarray(value) / multiple).astype(int) * multiple

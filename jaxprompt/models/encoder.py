@@ -1,0 +1,184 @@
+"""The bidirectional encoder of BERT (Devlin et al. 2018, arXiv:1810.04805) and its kin."""
+
+import dataclasses
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from jaxprompt.errors import InputError
+from jaxprompt.models.block import Block, BlockConfig, make_norm
+from jaxprompt.models.layers import ACTIVATIONS, Linear, Table, embed_ids, linear
+from jaxprompt.models.stack import is_last, run_layers
+from jaxprompt.ops.attention import View, visibility
+from jaxprompt.sharding import constrain_rows
+from jaxprompt.types import Inputs, Prefix
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderConfig(BlockConfig):
+    """What a bidirectional family is.
+
+    Attributes:
+      max_positions: longest input, prompt included.
+      head_activation: that of its transform; None: that of the layers.
+      embed_size: width of the embeddings; None: the hidden size. Another width is projected.
+      num_types: rows of the token-type table; 0: there is none.
+      pooler: whether the checkpoint has a pooler.
+      head: masked-language-model head that shares the word embedding, has a weight of its own, or is absent.
+    """
+
+    vocab_size: int
+    max_positions: int
+    num_types: int
+    pooler: bool
+    head: Literal["tied", "own", "none"]
+    head_activation: str | None = None
+    embed_size: int | None = None
+
+    @property
+    def soft_size(self) -> int:
+        """Width of a soft prompt's rows."""
+        return self.embed_size or self.hidden_size
+
+    @property
+    def output_size(self) -> int:
+        """Width of the hidden states that the model returns."""
+        return self.hidden_size
+
+
+def post_norm_layers(
+    hidden_size: int, num_layers: int, num_heads: int, mlp_size: int, activation: str, norm_epsilon: float
+) -> dict[str, Any]:
+    """Returns the `BlockConfig` fields of BERT's kind of layer."""
+    return {
+        "hidden_size": hidden_size,
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "num_kv_heads": num_heads,
+        "head_dim": hidden_size // num_heads,
+        "mlp_size": mlp_size,
+        "norm": "layer",
+        "norm_epsilon": norm_epsilon,
+        "activation": activation,
+        "gated_mlp": False,
+        "attention_scale": (hidden_size // num_heads) ** -0.5,
+        "qkv_bias": True,
+        "out_bias": True,
+        "mlp_bias": True,
+        "residual": "post",
+    }
+
+
+class MaskedHead(nn.Module):
+    """Transform and vocabulary bias of the masked-language-model head, and its weight where it is not tied."""
+
+    config: EncoderConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, hidden, word, columns=None):
+        """Float32 logits; `word` is the word table `[vocab, embed]`."""
+        cfg = self.config
+        y = Linear(cfg.soft_size, (None, "embed"), dtype=self.dtype, name="transform")(hidden)
+        y = make_norm(cfg, self.dtype, name="norm")(ACTIVATIONS[cfg.head_activation or cfg.activation](y))
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
+        bias = self.param("bias", zeros, (cfg.vocab_size,), self.dtype)
+        if cfg.head == "own":
+            init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
+            word = self.param("weight", init, word.shape, self.dtype)
+        if columns is not None:
+            word, bias = word[columns], bias[columns]
+        return linear(y, word, bias, out_dtype=jnp.float32)
+
+
+class Encoder(nn.Module):
+    """Token ids to hidden states, masked-token logits and pooled states; attributes as in `Decoder`."""
+
+    config: EncoderConfig
+    dtype: Any = jnp.float32
+    remat: str = "dots"
+    mesh: Mesh | None = None
+
+    causal = False
+
+    def setup(self):
+        cfg = self.config
+        self.word = Table(cfg.vocab_size, cfg.soft_size, "vocab", self.dtype)
+        self.position = Table(cfg.max_positions, cfg.soft_size, None, self.dtype)
+        if cfg.num_types:
+            self.type = Table(cfg.num_types, cfg.soft_size, None, self.dtype)
+        self.embed_norm = make_norm(cfg, self.dtype)
+        if cfg.soft_size != cfg.hidden_size:
+            self.project_in = Linear(cfg.hidden_size, ("embed", None), dtype=self.dtype)
+        self.layers = Block(cfg, self.dtype)
+        if cfg.pooler:
+            self.pooler = Linear(cfg.hidden_size, (None, "embed"), dtype=self.dtype)
+        if cfg.head != "none":
+            self.head = MaskedHead(cfg, self.dtype)
+
+    def __call__(self, inputs: Inputs) -> Float[Array, "rows seq embed"]:
+        """Hidden states; visits every parameter, so `init` goes through here."""
+        hidden = self.encode(inputs)
+        if self.config.pooler:
+            self.pool(hidden)
+        if self.config.head != "none":
+            self.logits(hidden)
+        return hidden
+
+    def embed(self, ids: Int[Array, "rows seq"], soft=None) -> Float[Array, "rows seq embed"]:
+        """Word or soft embeddings, without positions and types."""
+        return embed_ids(self.word.weight, soft, ids)
+
+    def encode(
+        self, inputs: Inputs, soft=None, prefix: Prefix | None = None, at=None
+    ) -> Float[Array, "rows seq embed"]:
+        """Hidden states of packed rows; of the positions `at [rows, n]` alone, if given.
+
+        A soft id replaces the word embedding; position, type and norm still apply.
+        """
+        return self._run(inputs, soft, prefix, keep_kv=False, at=at)[0]
+
+    def keys_values(self, ids: Int[Array, " text"]) -> Prefix:
+        """Every layer's keys and values of one sequence. As a prefix it takes no positions: its length is 0."""
+        positions = jnp.arange(ids.shape[0])[None]
+        inputs = Inputs(ids[None], positions, jnp.ones_like(positions))
+        _, (keys, values) = self._run(inputs, None, None, keep_kv=True)
+        return Prefix(keys[:, 0], values[:, 0], length=0)
+
+    def _run(self, inputs, soft, prefix, keep_kv, at=None):
+        """Returns hidden states, and all layers' (keys, values) or None."""
+        x = self.embed(inputs.ids, soft) + self.position(inputs.positions)
+        if self.config.num_types:
+            x = x + self.type(jnp.zeros_like(inputs.ids) if inputs.types is None else inputs.types)
+        x = self.embed_norm(x)
+        if self.config.soft_size != self.config.hidden_size:
+            x = self.project_in(x)
+        x = constrain_rows(x, self.mesh)
+        view = View(visibility(inputs, causal=False))
+        if prefix is not None:
+            prefix = jax.tree.map(lambda array: array.astype(self.dtype), prefix)
+
+        def step(block, x, prefix_kv, layer):
+            wanted = at if is_last(layer, self.config.num_layers) else None
+            x, kv, _ = block(x, view, at=wanted, prefix=prefix_kv)
+            return constrain_rows(x, self.mesh), kv if keep_kv else None
+
+        return run_layers(self.layers, step, x, prefix, self.config.num_layers, self.remat, ends_apart=at is not None)
+
+    def pool(self, hidden: Float[Array, "*batch embed"]) -> Float[Array, "*batch embed"]:
+        """BERT's pooler, `tanh(linear(hidden))`, of first-token states."""
+        if not self.config.pooler:
+            raise InputError("the model has no pooler: load a checkpoint with pooler.dense.weight")
+        return jnp.tanh(self.pooler(hidden))
+
+    def logits(self, hidden: Float[Array, "*batch embed"], columns=None) -> Float[Array, "*batch vocab"]:
+        """Float32 logits of the vocabulary, or of the token ids in `columns`."""
+        if self.config.head == "none":
+            raise InputError(
+                "the model has no masked-language-model head: load a checkpoint with cls.predictions weights"
+            )
+        return self.head(hidden, self.word.weight, columns)

@@ -1,0 +1,139 @@
+"""GPT-2 (Radford et al. 2019), GPT-Neo (Black et al. 2021) and GPT-J (Wang and Komatsuzaki 2021)."""
+
+import dataclasses
+from collections.abc import Mapping, Set
+from typing import Any
+
+from jaxprompt.errors import InputError
+from jaxprompt.models.decoder import DecoderConfig
+from jaxprompt.models.families.base import (
+    Family,
+    Weight,
+    activation,
+    head_kind,
+    refuse,
+    setting,
+    split_heads,
+    weight_and_bias,
+)
+from jaxprompt.models.rotary import rotary_from
+
+
+def _fields(config: Mapping[str, Any], names: Set[str], head_tied: bool) -> dict[str, Any]:
+    """What the three have in common."""
+    hidden_size = setting(config, "n_embd", "hidden_size", default=768)
+    num_heads = setting(config, "n_head", "num_heads", "num_attention_heads", default=12)
+    head_dim = split_heads(hidden_size, num_heads)
+    return {
+        "vocab_size": setting(config, "vocab_size", default=50257),
+        "hidden_size": hidden_size,
+        "num_layers": setting(config, "n_layer", "num_layers", "num_hidden_layers", default=12),
+        "num_heads": num_heads,
+        "num_kv_heads": num_heads,
+        "head_dim": head_dim,
+        "mlp_size": setting(config, "n_inner", "intermediate_size", default=4 * hidden_size),
+        "max_positions": setting(config, "n_positions", "max_position_embeddings", default=1024),
+        "norm": "layer",
+        "norm_epsilon": setting(config, "layer_norm_epsilon", default=1e-5, kind=float),
+        "activation": activation(config, "activation_function", "gelu_new"),
+        "gated_mlp": False,
+        "rotary": None,
+        "attention_scale": head_dim**-0.5,
+        "mlp_bias": True,
+        "head": head_kind(config, tied_by_default=head_tied, stored="lm_head.weight" in names),
+    }
+
+
+def _gpt2(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
+    # reorder_and_upcast_attn is not refused: attention logits are always float32 here.
+    refuse(config, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
+    fields = _fields(config, names, head_tied=True) | {"qkv_bias": True, "out_bias": True}
+    if not setting(config, "scale_attn_weights", default=True, kind=bool):
+        fields["attention_scale"] = 1.0
+    return DecoderConfig(**fields)
+
+
+def _gpt_neo(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
+    refuse(config)
+    defaults = {"hidden_size": 2048, "num_layers": 24, "num_heads": 16, "max_position_embeddings": 2048}
+    fields = _fields({**defaults, **config}, names, head_tied=True)
+    layers = fields["num_layers"]
+    kinds = setting(config, "attention_layers", default=None, kind=list) or [
+        kind for group, times in setting(config, "attention_types", default=[[["global", "local"], 12]], kind=list)
+        for _ in range(times) for kind in group
+    ]  # fmt: skip
+    if len(kinds) != layers or not {"global", "local"} >= set(kinds):
+        raise InputError(f"config.json: attention_types gives {kinds!r} for {layers} layers, expected global or local")
+    fields |= {"qkv_bias": False, "out_bias": True, "attention_scale": 1.0}
+    if "local" in kinds:
+        window = setting(config, "window_size", default=256)
+        fields |= {"window": window, "local_layers": tuple(kind == "local" for kind in kinds)}
+    return DecoderConfig(**fields)
+
+
+def _gptj(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
+    refuse(config)
+    defaults = {"vocab_size": 50400, "n_embd": 4096, "n_layer": 28, "n_head": 16, "n_positions": 2048}
+    fields = _fields({**defaults, **config}, names, head_tied=False)
+    rotated = setting(config, "rotary_dim", default=64)
+    rotary = rotary_from({"partial_rotary_factor": rotated / fields["head_dim"]}, fields["head_dim"], 1)
+    return DecoderConfig(
+        **fields
+        | {
+            "rotary": dataclasses.replace(rotary, interleaved=True),
+            "qkv_bias": False,
+            "out_bias": False,
+            "residual": "parallel_shared",
+            "head_bias": "lm_head.bias" in names,
+        }
+    )
+
+
+def _weights(*attention: Weight) -> tuple[Weight, ...]:
+    """The table of the three, which name all but attention and MLP alike."""
+    return (
+        Weight("wte.weight", "word/weight"),
+        Weight("wpe.weight", "position/weight"),
+        *weight_and_bias("h.{layer}.ln_1", "layers/attention_norm"),
+        *attention,
+        *weight_and_bias("h.{layer}.ln_2", "layers/mlp_norm"),
+        *weight_and_bias("ln_f", "final_norm"),
+        Weight("lm_head.weight", "head"),
+        Weight("lm_head.bias", "head_bias"),
+    )
+
+
+# Causal masks that early releases stored as buffers, and the copy of a tied head.
+_IGNORED = (
+    r"h\.\d+\.attn\.(attention\.)?(bias|masked_bias)",
+    r"h\.\d+\.attn\.rotary_emb\.inv_freq",
+    r"lm_head\.weight",
+)
+
+_GPT2_WEIGHTS = _weights(
+    *weight_and_bias("h.{layer}.attn.c_attn", "layers/attention/q", transpose=True, part=(0, 3)),
+    *weight_and_bias("h.{layer}.attn.c_attn", "layers/attention/k", transpose=True, part=(1, 3)),
+    *weight_and_bias("h.{layer}.attn.c_attn", "layers/attention/v", transpose=True, part=(2, 3)),
+    *weight_and_bias("h.{layer}.attn.c_proj", "layers/attention/out", transpose=True),
+    *weight_and_bias("h.{layer}.mlp.c_fc", "layers/mlp/up", transpose=True),
+    *weight_and_bias("h.{layer}.mlp.c_proj", "layers/mlp/down", transpose=True),
+)
+_GPT_NEO_WEIGHTS = _weights(
+    Weight("h.{layer}.attn.attention.q_proj.weight", "layers/attention/q/weight"),
+    Weight("h.{layer}.attn.attention.k_proj.weight", "layers/attention/k/weight"),
+    Weight("h.{layer}.attn.attention.v_proj.weight", "layers/attention/v/weight"),
+    *weight_and_bias("h.{layer}.attn.attention.out_proj", "layers/attention/out"),
+    *weight_and_bias("h.{layer}.mlp.c_fc", "layers/mlp/up"),
+    *weight_and_bias("h.{layer}.mlp.c_proj", "layers/mlp/down"),
+)
+_GPTJ_WEIGHTS = _weights(
+    Weight("h.{layer}.attn.q_proj.weight", "layers/attention/q/weight"),
+    Weight("h.{layer}.attn.k_proj.weight", "layers/attention/k/weight"),
+    Weight("h.{layer}.attn.v_proj.weight", "layers/attention/v/weight"),
+    Weight("h.{layer}.attn.out_proj.weight", "layers/attention/out/weight"),
+    *weight_and_bias("h.{layer}.mlp.fc_in", "layers/mlp/up"),
+    *weight_and_bias("h.{layer}.mlp.fc_out", "layers/mlp/down"),
+)
+GPT2 = Family("gpt2", "transformer.", _gpt2, lambda config: _GPT2_WEIGHTS, _IGNORED)
+GPT_NEO = Family("gpt_neo", "transformer.", _gpt_neo, lambda config: _GPT_NEO_WEIGHTS, _IGNORED)
+GPTJ = Family("gptj", "transformer.", _gptj, lambda config: _GPTJ_WEIGHTS, _IGNORED)

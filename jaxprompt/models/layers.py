@@ -1,0 +1,141 @@
+"""The smallest parts of every backbone.
+
+Weights are stored as Hugging Face stores them, `[out, in]`, so that loading moves bytes and nothing else. Every
+parameter carries its logical axes; `jaxprompt.sharding` says where they go.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxprompt.models.quantize import Quantized
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_fast": partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "gelu_accurate": partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+}
+
+_WEIGHT_INIT = nn.initializers.normal(0.02)
+
+
+def linear(
+    x: Float[Array, "*batch in"],
+    weight: Float[Array, "out in"] | Quantized,
+    bias: Float[Array, " out"] | None = None,
+    *,
+    out_dtype: Any = None,
+) -> Float[Array, "*batch out"]:
+    """Returns `x @ weight.T + bias`, in `out_dtype` or the type of `x`.
+
+    The one place that knows how a weight multiplies.
+    """
+    out_dtype = out_dtype or x.dtype
+    if isinstance(weight, Quantized):
+        y = weight.product(x, out_dtype)
+    else:
+        y = jax.lax.dot_general(x, weight, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=out_dtype)
+    return y if bias is None else y + bias.astype(y.dtype)
+
+
+def embed_ids(
+    table: Float[Array, "vocab embed"],
+    soft: Float[Array, "prompt embed"] | None,
+    ids: Int[Array, "..."],
+    scale: float = 1.0,
+) -> Float[Array, "... embed"]:
+    """Looks ids up in the word table, times `scale`, ids `>= vocab` in the soft prompt; beyond both gives NaN."""
+    scale = jnp.asarray(scale, table.dtype)
+    if soft is None:
+        return jnp.take(table, ids, axis=0, mode="fill") * scale
+    vocab = table.shape[0]
+    is_soft = ids >= vocab
+    words = jnp.take(table, jnp.where(is_soft, 0, ids), axis=0, mode="fill") * scale
+    prompts = jnp.take(soft.astype(table.dtype), jnp.where(is_soft, ids - vocab, 0), axis=0, mode="fill")
+    return jnp.where(is_soft[..., None], prompts, words)
+
+
+class Linear(nn.Module):
+    """Parameters of `linear`: `weight [out, in]`, possibly `Quantized`, and `bias [out]` if asked for.
+
+    Attributes:
+      axes: logical names of (out, in).
+    """
+
+    out_size: int
+    axes: tuple[str | None, str | None]
+    bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+        init = nn.with_logical_partitioning(_WEIGHT_INIT, self.axes)
+        # Flax's `param` knows arrays alone.
+        stored = self.get_variable("params", "weight")
+        if isinstance(stored, Quantized):
+            weight = stored
+        else:
+            weight = self.param("weight", init, (self.out_size, x.shape[-1]), self.dtype)
+        bias = None
+        if self.bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[:1])
+            bias = self.param("bias", zeros, (self.out_size,), self.dtype)
+        return linear(x, weight, bias)
+
+
+class Table(nn.Module):
+    """An embedding table, `weight [rows, embed]`."""
+
+    rows: int
+    embed: int
+    row_axis: str | None = None
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        init = nn.with_logical_partitioning(_WEIGHT_INIT, (self.row_axis, "embed"))
+        self.weight = self.param("weight", init, (self.rows, self.embed), self.dtype)
+
+    def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... embed"]:
+        return jnp.take(self.weight, ids, axis=0, mode="fill")
+
+
+class Norm(nn.Module):
+    """LayerNorm (`kind="layer"`) or RMSNorm (`kind="rms"`); statistics and scaling in float32.
+
+    Attributes:
+      affine: whether there is a weight (and, in a LayerNorm, a bias).
+      offset: the factor is 1 + weight.
+      axes: logical name of the normed axis.
+    """
+
+    kind: str
+    epsilon: float
+    affine: bool = True
+    offset: bool = False
+    axes: tuple[str | None] = ("embed",)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch embed"]) -> Float[Array, "*batch embed"]:
+        y = x.astype(jnp.float32)
+        if self.kind == "layer":
+            y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
+        if self.affine:
+            start = nn.initializers.zeros if self.offset else nn.initializers.ones
+            weight = self.param("weight", nn.with_logical_partitioning(start, self.axes), (x.shape[-1],), self.dtype)
+            y = y * (weight.astype(jnp.float32) + (1.0 if self.offset else 0.0))
+            if self.kind == "layer":
+                zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes)
+                y = y + self.param("bias", zeros, (x.shape[-1],), self.dtype).astype(jnp.float32)
+        return y.astype(x.dtype)

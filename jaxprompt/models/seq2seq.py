@@ -1,0 +1,260 @@
+"""The encoder-decoder: T5 (Raffel et al. 2020, arXiv:1910.10683), BART (Lewis et al. 2019, arXiv:1910.13461)."""
+
+import dataclasses
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from jaxprompt.errors import InputError
+from jaxprompt.models.block import Block, BlockConfig, make_norm
+from jaxprompt.models.decoder import Cache
+from jaxprompt.models.layers import Table, embed_ids, linear
+from jaxprompt.models.relative import RelativePositions
+from jaxprompt.models.stack import is_last, run_layers
+from jaxprompt.ops.attention import View, visibility
+from jaxprompt.sharding import constrain_rows
+from jaxprompt.types import Inputs, Prefix
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seq2SeqConfig:
+    """What an encoder-decoder family is.
+
+    Attributes:
+      encoder, decoder: the layers of each; the decoder's have a cross-attention.
+      max_positions: longest input of either, prompt included.
+      relative: None means learned absolute positions.
+      embed_scale: factor on word embeddings, not on soft prompts.
+      embed_norm: whether there is a norm behind the embeddings of each.
+      final_norm: whether there is a norm behind the last layer of each.
+      start_id: the token that every decoder input starts with.
+      head: shares the word embedding, has a weight of its own, or is absent.
+      head_bias: whether the head has a bias.
+      logit_scale: factor on the vocabulary logits.
+    """
+
+    encoder: BlockConfig
+    decoder: BlockConfig
+    vocab_size: int
+    max_positions: int
+    relative: RelativePositions | None
+    embed_norm: bool
+    final_norm: bool
+    start_id: int
+    head: Literal["tied", "own", "none"]
+    embed_scale: float = 1.0
+    head_bias: bool = False
+    logit_scale: float = 1.0
+
+    @property
+    def num_layers(self) -> int:
+        """Of the decoder, as all that follows."""
+        return self.decoder.num_layers
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.decoder.num_kv_heads
+
+    @property
+    def head_dim(self) -> int:
+        return self.decoder.head_dim
+
+    @property
+    def hidden_size(self) -> int:
+        return self.decoder.hidden_size
+
+    @property
+    def soft_size(self) -> int:
+        """Width of a soft prompt's rows, on either side."""
+        return self.decoder.hidden_size
+
+    @property
+    def output_size(self) -> int:
+        """Width of the hidden states that the model returns."""
+        return self.decoder.hidden_size
+
+
+class Memory(struct.PyTreeNode):
+    """What the decoder reads of the encoder's rows.
+
+    Attributes:
+      keys, values: of the cross-attention, `[layers, rows, seq, kv_heads, head_dim]`.
+      segments: a decoder token sees the encoder tokens of its own segment.
+    """
+
+    keys: Float[Array, "layers rows seq kv_heads head_dim"]
+    values: Float[Array, "layers rows seq kv_heads head_dim"]
+    segments: Int[Array, "rows seq"]
+
+    def repeat(self, times: int) -> "Memory":
+        """Each row so many times, one after the other."""
+        keys, values = jnp.repeat(self.keys, times, axis=1), jnp.repeat(self.values, times, axis=1)
+        return Memory(keys, values, jnp.repeat(self.segments, times, axis=0))
+
+
+class Stack(nn.Module):
+    """The encoder or the decoder, behind the word embedding."""
+
+    config: Seq2SeqConfig
+    block: BlockConfig
+    dtype: Any
+    remat: str
+    mesh: Mesh | None
+
+    def setup(self):
+        cfg = self.config
+        if cfg.relative is None:
+            self.position = Table(cfg.max_positions, self.block.hidden_size, None, self.dtype)
+        else:
+            init = nn.with_logical_partitioning(nn.initializers.normal(0.02), (None, "heads"))
+            shape = (cfg.relative.buckets, self.block.num_heads)
+            self.relative_bias = self.param("relative_bias", init, shape, self.dtype)
+        if cfg.embed_norm:
+            self.embed_norm = make_norm(self.block, self.dtype)
+        self.layers = Block(self.block, self.dtype)
+        if cfg.final_norm:
+            self.final_norm = make_norm(self.block, self.dtype)
+
+    def view(self, inputs: Inputs, prefix: Prefix | None) -> View:
+        """What the tokens of packed rows see."""
+        causal = self.block.cross
+        view = View(visibility(inputs, causal))
+        at = inputs.positions
+        if inputs.branches is None:
+            # Within a segment positions differ as places in the row do, so that one bias serves all rows.
+            at = jnp.arange(at.shape[1])[None]
+        return self.biased(view, at, at, inputs.positions, prefix)
+
+    def biased(self, view: View, queries, keys, positions, prefix: Prefix | None) -> View:
+        """Adds the relative bias of `queries` to `keys`; `positions` of the queries say how far the prefix is."""
+        relative, bidirectional = self.config.relative, not self.block.cross
+        if relative is None:
+            return view
+        view = view.replace(row_bias=relative.bias(self.relative_bias, queries, keys, bidirectional))
+        if prefix is None or not prefix.length:  # an encoder's prefix takes no positions
+            return view
+        ahead = jnp.arange(prefix.length)[None]
+        return view.replace(prefix_bias=relative.bias(self.relative_bias, positions, ahead, bidirectional))
+
+    def memory(self, hidden: Float[Array, "rows seq embed"]):
+        """Every layer's cross-attention keys and values `[layers, rows, seq, kv_heads, head_dim]`."""
+
+        def step(block, carry, prefix_kv, layer):
+            return carry, block.cross_keys_values(hidden)
+
+        return run_layers(self.layers, step, (), None, self.block.num_layers, "none")[1]
+
+    def __call__(self, x, inputs, view, prefix=None, memory: Memory | None = None, cache=None, slots=None, at=None):
+        """Returns hidden states after the final norm (at the positions `at` alone, if given), and the updated cache."""
+        if self.config.relative is None:
+            x = x + self.position(inputs.positions)
+        if self.config.embed_norm:
+            x = self.embed_norm(x)
+        if prefix is not None:
+            prefix = jax.tree.map(lambda array: array.astype(self.dtype), prefix)
+        seen = None
+        if memory is not None:
+            seen = View(inputs.segments[:, :, None] == memory.segments[:, None, :])
+
+        def step(block, carry, prefix_kv, layer):
+            x, cache = carry
+            read = None if memory is None else (memory.keys[layer], memory.values[layer])
+            wanted = at if is_last(layer, self.block.num_layers) else None
+            seen_here = seen if memory is None else seen.pick(wanted)
+            x, _, cache = block(
+                x,
+                view,
+                at=wanted,
+                memory=read,
+                memory_view=seen_here,
+                prefix=prefix_kv,
+                cache=cache,
+                slots=slots,
+                layer=layer,
+            )
+            return (constrain_rows(x, self.mesh), cache), None
+
+        carry = (constrain_rows(x, self.mesh), cache)
+        apart = at is not None
+        (x, cache), _ = run_layers(self.layers, step, carry, prefix, self.block.num_layers, self.remat, apart)
+        return self.final_norm(x) if self.config.final_norm else x, cache
+
+
+class Seq2Seq(nn.Module):
+    """Token ids of both sides to hidden states and logits of the decoder; attributes as in `Decoder`."""
+
+    config: Seq2SeqConfig
+    dtype: Any = jnp.float32
+    remat: str = "dots"
+    mesh: Mesh | None = None
+
+    causal = False
+
+    def setup(self):
+        cfg = self.config
+        self.word = Table(cfg.vocab_size, cfg.hidden_size, "vocab", self.dtype)
+        self.encoder = Stack(cfg, cfg.encoder, self.dtype, self.remat, self.mesh)
+        self.decoder = Stack(cfg, cfg.decoder, self.dtype, self.remat, self.mesh)
+        if cfg.head == "own":
+            init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
+            self.head_weight = self.param("head", init, (cfg.vocab_size, cfg.hidden_size), self.dtype)
+        if cfg.head_bias:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None, "vocab"))
+            self.head_bias = self.param("head_bias", zeros, (1, cfg.vocab_size), self.dtype)
+
+    def __call__(self, inputs: Inputs) -> Float[Array, "rows seq embed"]:
+        """Hidden states; visits every parameter, so `init` goes through here."""
+        return self.encode(inputs, memory=self.read(inputs))
+
+    def embed(self, ids: Int[Array, "rows seq"], soft=None) -> Float[Array, "rows seq embed"]:
+        """Word or soft embeddings, without positions."""
+        return embed_ids(self.word.weight, soft, ids, self.config.embed_scale)
+
+    def source_hidden(self, source: Inputs, soft=None, prefix: Prefix | None = None) -> Float[Array, "rows seq embed"]:
+        """The encoder's hidden states."""
+        view = self.encoder.view(source, prefix)
+        return self.encoder(self.embed(source.ids, soft), source, view, prefix)[0]
+
+    def read(self, source: Inputs, soft=None, prefix: Prefix | None = None) -> Memory:
+        """Runs the encoder over packed rows; `prefix` is the encoder's."""
+        keys, values = self.decoder.memory(self.source_hidden(source, soft, prefix))
+        return Memory(keys, values, source.segments)
+
+    def encode(
+        self, inputs: Inputs, soft=None, prefix: Prefix | None = None, at=None, memory: Memory | None = None
+    ) -> Float[Array, "rows seq embed"]:
+        """The decoder's hidden states of packed rows, or at the positions `at`; `prefix` is the decoder's."""
+        view = self.decoder.view(inputs, prefix)
+        return self.decoder(self.embed(inputs.ids, soft), inputs, view, prefix, memory, at=at)[0]
+
+    def decode(
+        self, inputs: Inputs, cache: Cache, soft=None, prefix: Prefix | None = None, memory: Memory | None = None
+    ) -> tuple[Float[Array, "rows seq embed"], Cache]:
+        """Hidden states of the next tokens of each row, which see the cache, and the cache with them.
+
+        Tokens of segment 0 are padding behind a row's real tokens; the row's next tokens overwrite them.
+        """
+        slots = cache.slots(inputs.ids.shape[1])
+        keys_at = jnp.arange(cache.keys.shape[2])[None]
+        start = 0 if prefix is None else prefix.length
+        view = self.decoder.biased(cache.seen(slots), slots, keys_at, start + slots, prefix)
+        x, arrays = self.decoder(
+            self.embed(inputs.ids, soft), inputs, view, prefix, memory, (cache.keys, cache.values), slots
+        )
+        return x, cache.advance(arrays, inputs)
+
+    def logits(self, hidden: Float[Array, "*batch embed"], columns=None) -> Float[Array, "*batch vocab"]:
+        """Float32 logits of the vocabulary, or of the token ids in `columns`."""
+        cfg = self.config
+        if cfg.head == "none":
+            raise InputError("the model has no language-model head: load a checkpoint with lm_head.weight")
+        weight = self.word.weight if cfg.head == "tied" else self.head_weight
+        bias = self.head_bias[0] if cfg.head_bias else None
+        if columns is not None:
+            weight, bias = weight[columns], None if bias is None else bias[columns]
+        return linear(hidden * cfg.logit_scale, weight, bias, out_dtype=jnp.float32)

@@ -1,0 +1,123 @@
+"""Which tokens see which, and the attention that every backbone uses."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxprompt.types import Inputs
+
+
+class View(struct.PyTreeNode):
+    """What each token of the rows sees.
+
+    Attributes:
+      row: the keys of its own row (or of the cache, or of the encoder).
+      prefix: the keys of the prefix; None: all of them.
+      row_bias, prefix_bias: added to the attention logits; None: nothing. One row stands for all.
+    """
+
+    row: Bool[Array, "rows seq kv_seq"]
+    prefix: Bool[Array, "rows seq prefix"] | None = None
+    row_bias: Float[Array, "rows heads seq kv_seq"] | None = None
+    prefix_bias: Float[Array, "rows heads seq prefix"] | None = None
+
+    def pick(self, at: Int[Array, "rows n"] | None) -> "View":
+        """What the tokens `at` these positions see; None: all tokens."""
+        if at is None:
+            return self
+
+        def seen(mask):
+            return None if mask is None else jnp.take_along_axis(mask, at[:, :, None], axis=1)
+
+        def added(bias):
+            if bias is None:
+                return None
+            bias = jnp.broadcast_to(bias, (at.shape[0], *bias.shape[1:]))
+            return jnp.take_along_axis(bias, at[:, None, :, None], axis=2)
+
+        return View(seen(self.row), seen(self.prefix), added(self.row_bias), added(self.prefix_bias))
+
+
+def visibility(inputs: Inputs, causal: bool) -> Bool[Array, "rows seq seq"]:
+    """Returns which token (last axis) each token (middle axis) of its row sees, the prefix apart.
+
+    Padding is segment 0 and sees padding, so that no token is left with nothing to attend to.
+    """
+    seen = inputs.segments[:, :, None] == inputs.segments[:, None, :]
+    if inputs.branches is not None:
+        key_branch = inputs.branches[:, None, :]
+        seen &= (key_branch == 0) | (key_branch == inputs.branches[:, :, None])
+    if causal:
+        seen &= jnp.tri(inputs.ids.shape[1], dtype=bool)
+    return seen
+
+
+def windowed(
+    view: View, window: int, queries: Int[Array, "rows seq"], keys: Int[Array, "rows kv_seq"], prefix: int
+) -> View:
+    """Returns a view that ends `window` positions before each token, itself counted.
+
+    Args:
+      queries, keys: positions of the tokens and of what they see.
+      prefix: length of the prefix, whose keys have the positions from 0 up.
+    """
+    row = view.row & (keys[:, None, :] > queries[:, :, None] - window)
+    behind = jnp.arange(prefix) > queries[:, :, None] - window if prefix else None
+    return view.replace(row=row, prefix=behind)
+
+
+def attend(
+    q: Float[Array, "rows seq heads head_dim"],
+    k: Float[Array, "rows kv_seq kv_heads head_dim"],
+    v: Float[Array, "rows kv_seq kv_heads head_dim"],
+    view: View,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    prefix_keys: Float[Array, "prefix kv_heads head_dim"] | None = None,
+    prefix_values: Float[Array, "prefix kv_heads head_dim"] | None = None,
+) -> Float[Array, "rows seq heads head_dim"]:
+    """Softmax attention to the row's own keys and to a prefix that all rows share.
+
+    The prefix is never copied to the rows, and grouped queries never repeat keys or values. Logits and softmax are
+    float32; the probabilities have the type of the values. The one place that chooses how attention is computed.
+    """
+    return _attend_xla(q, k, v, view, scale, softcap, prefix_keys, prefix_values)
+
+
+def _attend_xla(q, k, v, view, scale, softcap, prefix_keys, prefix_values):
+    rows, seq, heads, head_dim = q.shape
+    kv_heads = k.shape[2]
+    # heads = kv_heads (k) * queries in its group (g); r rows, s queries, t keys, p prefix, d head_dim.
+    q = q.reshape(rows, seq, kv_heads, heads // kv_heads, head_dim)
+
+    def finish(logits, seen, bias):
+        logits = logits * scale
+        if softcap is not None:
+            logits = softcap * jnp.tanh(logits / softcap)
+        if bias is not None:
+            logits = logits + bias.reshape(bias.shape[0], kv_heads, heads // kv_heads, *bias.shape[2:])
+        return logits if seen is None else jnp.where(seen[:, None, None], logits, jnp.finfo(jnp.float32).min)
+
+    logits = jnp.einsum("rskgd,rtkd->rkgst", q, k, preferred_element_type=jnp.float32)
+    logits = finish(logits, view.row, view.row_bias)
+    peak = logits.max(-1, keepdims=True)
+    if prefix_keys is not None:
+        prefix_logits = jnp.einsum("rskgd,pkd->rkgsp", q, prefix_keys, preferred_element_type=jnp.float32)
+        prefix_logits = finish(prefix_logits, view.prefix, view.prefix_bias)
+        peak = jnp.maximum(peak, prefix_logits.max(-1, keepdims=True))
+    # The softmax over [prefix, row] without concatenating the two: a common peak, a common sum, one division at the
+    # end. A third faster than the concatenation, forward and backward, on CPU.
+    peak = jax.lax.stop_gradient(peak)
+    weights = jnp.exp(logits - peak)
+    total = weights.sum(-1)
+    out = jnp.einsum("rkgst,rtkd->rskgd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    if prefix_keys is not None:
+        prefix_weights = jnp.exp(prefix_logits - peak)
+        total += prefix_weights.sum(-1)
+        out += jnp.einsum(
+            "rkgsp,pkd->rskgd", prefix_weights.astype(v.dtype), prefix_values, preferred_element_type=jnp.float32
+        )
+    out = out / total.transpose(0, 3, 1, 2)[..., None]
+    return out.reshape(rows, seq, heads, head_dim).astype(v.dtype)

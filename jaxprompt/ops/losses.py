@@ -1,0 +1,78 @@
+"""Scored positions only: the vocabulary head never sees a position that nobody scores."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+# Logits of one tile, in fp32, stay under this many bytes: large enough to keep a matrix unit busy, small enough that
+# a 100,000-word vocabulary never shows up in the peak memory.
+TILE_BYTES = 64 * 2**20
+
+
+def gather_positions(
+    hidden_rsd: Float[Array, "rows seq embed"], at_rn: Int[Array, "rows n"]
+) -> Float[Array, "rows n embed"]:
+    """The hidden states at `at_rn`, row by row (rows may be sharded; nothing crosses them)."""
+    return jnp.take_along_axis(hidden_rsd, at_rn[..., None], axis=1)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _tile(head: Callable, params, hidden, ids):
+    logits = head(params, hidden)
+    chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def _tile_forward(head, params, hidden, ids):
+    # A token's log-probability depends on its own hidden state alone, so one backward pass with ones gives every
+    # token's gradient now, while the logits are at hand: nothing of vocabulary size is kept or computed twice.
+    logprob, backward = jax.vjp(lambda h: _tile.fun(head, params, h, ids), hidden)
+    (gradient,) = backward(jnp.ones_like(logprob))
+    return logprob, gradient
+
+
+def _tile_backward(head, gradient, cotangent):
+    return None, (cotangent[..., None] * gradient).astype(gradient.dtype), None
+
+
+_tile.defvjp(_tile_forward, _tile_backward)
+
+
+def token_logprobs(
+    head: Callable,
+    params,
+    hidden_rnd: Float[Array, "rows n embed"],
+    ids_rn: Int[Array, "rows n"],
+    vocab_size: int,
+    tile_bytes: int = TILE_BYTES,
+) -> Float[Array, "rows n"]:
+    """Log-probability of each target id under the full vocabulary, computed tile by tile.
+
+    Args:
+      head: `head(params, hidden) -> logits [..., vocab]` in fp32. Frozen: no gradient reaches `params`.
+      hidden_rnd: hidden states at the scored positions.
+      ids_rn: the token scored at each.
+      tile_bytes: bound on the logits that exist at one time.
+    """
+    rows, count, width = hidden_rnd.shape
+    per_tile = max(1, tile_bytes // (4 * vocab_size * rows))
+    if count <= per_tile:
+        return _tile(head, params, hidden_rnd, ids_rn)
+    tiles = -(-count // per_tile)
+    per_tile = -(-count // tiles)
+    pad = tiles * per_tile - count
+    hidden = jnp.pad(hidden_rnd, ((0, 0), (0, pad), (0, 0))).reshape(rows, tiles, per_tile, width)
+    ids = jnp.pad(ids_rn, ((0, 0), (0, pad))).reshape(rows, tiles, per_tile)
+    logprobs = jax.lax.map(lambda tile: _tile(head, params, *tile), (hidden.swapaxes(0, 1), ids.swapaxes(0, 1)))
+    return logprobs.swapaxes(0, 1).reshape(rows, tiles * per_tile)[:, :count]
+
+
+def sum_by_group(
+    values_rn: Float[Array, "rows n"], group_rn: Int[Array, "rows n"], groups: int
+) -> Float[Array, "rows groups"]:
+    """Sums a row's values by their group number."""
+    rows = jnp.arange(values_rn.shape[0])[:, None]
+    return jnp.zeros((values_rn.shape[0], groups), values_rn.dtype).at[rows, group_rn].add(values_rn)

@@ -1,0 +1,95 @@
+"""Using a finished run: scores, answers, text."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jaxprompt.backbone import Backbone, load_backbone
+from jaxprompt.config import Config
+from jaxprompt.data.encoded import Encoded
+from jaxprompt.dataset import evaluation_data, hoist, read_validation
+from jaxprompt.errors import InputError
+from jaxprompt.evaluation import Evaluation, evaluate
+from jaxprompt.experiment import Experiment, build, run_config
+from jaxprompt.generation import generate, rows_of
+from jaxprompt.prompt import FILE_NAME, Prompt, load_prompt
+from jaxprompt.sharding import row_sharding
+from jaxprompt.training.step import make_eval_step
+
+
+def load_run(run_dir: str | Path, backbone: Backbone | None = None) -> tuple[Experiment, Prompt]:
+    """The parts and the best prompt of a run. Raises InputError when the folder is no finished run."""
+    config, prompt = _read_run(run_dir)
+    experiment = build(config, backbone, label_names=prompt.info["labels"])
+    prompt.check(experiment.backbone)
+    return experiment, prompt
+
+
+def _read_run(run_dir: str | Path) -> tuple[Config, Prompt]:
+    config, prompt = run_config(run_dir), load_prompt(run_dir)
+    if prompt.method != config.method.name or not {"template", "objective", "labels"} <= prompt.info.keys():
+        raise InputError(f"{FILE_NAME} in {str(run_dir)!r} is not the one that the run wrote: put that back")
+    return config, prompt
+
+
+def score(experiment: Experiment, prompt: Prompt, examples: list[Encoded]) -> Evaluation:
+    """Scores encoded examples under a prompt, in their order."""
+    hoisted, (examples,) = hoist(experiment, [examples])
+    forward = experiment.forward(hoisted)
+    data = evaluation_data(experiment, examples)
+    trainable = jax.tree.map(jnp.asarray, {"prompt": prompt.arrays, "head": prompt.head})
+    sharding = row_sharding(experiment.backbone.mesh)
+    return evaluate(
+        make_eval_step(forward), trainable, data.batches(), lambda batch: jax.device_put(batch, sharding), data.size
+    )
+
+
+def evaluate_run(run_dir: str | Path, data: str | None = None, backbone: Backbone | None = None) -> dict:
+    """Metrics of a run's prompt on its validation data, or on the labelled rows of `data`."""
+    experiment, prompt = load_run(run_dir, backbone)
+    return score(experiment, prompt, read_validation(experiment, data)).metrics()
+
+
+def predict_run(run_dir: str | Path, texts: Sequence[str | dict], backbone: Backbone | None = None) -> list[dict]:
+    """Answers of a run's prompt.
+
+    Args:
+      texts: rows with the template's fields, or plain texts for its only field.
+
+    Returns:
+      One dict per text: `input`, `prediction` (a label, or the written text) and, for labels, `probability`.
+    """
+    experiment, prompt = load_run(run_dir, backbone)
+    return predict(experiment, prompt, texts)
+
+
+def predict(experiment: Experiment, prompt: Prompt, texts: Sequence[str | dict]) -> list[dict]:
+    """As `predict_run`, for parts that are loaded already."""
+    rows = rows_of(texts, experiment.encoder.template.fields)
+    fields = experiment.encoder.template.fields
+    shown = [" | ".join(str(row[field]) for field in fields if field in row) for row in rows]
+    if not experiment.objective.scores_classes:
+        written = generate(experiment.backbone, rows, prompt)
+        return [{"input": i, "prediction": w.strip()} for i, w in zip(shown, written, strict=True)]
+    scores = score(experiment, prompt, experiment.encode(rows, labelled=False))
+    names = experiment.objective.label_names
+    return [
+        {"input": text, "prediction": names[int(row.argmax())], "probability": float(row.max())}
+        for text, row in zip(shown, scores.probabilities(), strict=True)
+    ]
+
+
+def generate_from(
+    source: str, texts: Sequence[str | dict], dtype: str = "float32", quantize: str | None = None, **options
+) -> list[str]:
+    """Continues texts with a run's backbone and prompt, or with a model alone; options as in `generate`."""
+    if any((Path(source) / name).exists() for name in ("config.yaml", FILE_NAME)):
+        config, prompt = _read_run(source)
+        if prompt.info["objective"]["type"] != "generation":
+            raise InputError(f"run {source!r} answers with labels: use `jaxprompt predict`")
+        return generate(
+            load_backbone(config.model, dtype=config.dtype, quantize=config.quantize), texts, prompt, **options
+        )
+    return generate(load_backbone(source, dtype=dtype, quantize=quantize), texts, **options)

@@ -1,0 +1,69 @@
+"""Orbax checkpoints of what training changes: kilobytes, whatever the size of the backbone."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxprompt.errors import InputError
+from jaxprompt.training.step import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one run: the state (trainable, optimizer state, step, rng) and a JSON record beside it.
+
+    Frozen weights are never written; the record carries their fingerprint.
+    """
+
+    def __init__(self, folder: Path, keep: int):
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(keep), enable_background_delete=False
+        )
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def latest(self) -> int | None:
+        """The step of the newest whole checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, record: dict) -> None:
+        """Writes a checkpoint in the background; a run that is killed meanwhile keeps the one before."""
+        tree = state.replace(rng=jax.random.key_data(state.rng))
+        # The next step consumes the state's buffers, so what is written is a copy of them.
+        tree = jax.tree.map(np.asarray, tree)
+        step = int(tree.step)
+        if step in self._manager.all_steps():
+            return
+        args = ocp.args.Composite(state=ocp.args.StandardSave(_as_dict(tree)), record=ocp.args.JsonSave(record))
+        self._manager.save(step, args=args)
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict]:
+        """Reads the newest checkpoint into the structure and shapes of `like`.
+
+        Raises InputError when it does not fit, such as after a change of the prompt's length.
+        """
+        step = self.latest()
+        like_tree = like.replace(rng=jax.random.key_data(like.rng))
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dict(like_tree))
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore())
+        try:
+            restored = self._manager.restore(step, args=args)
+        except (ValueError, KeyError, OSError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"checkpoint {step} in {str(self._manager.directory)!r} cannot be restored ({reason[:160]}): "
+                "delete it to resume from the one before"
+            ) from None
+        leaves = jax.tree.leaves(restored["state"])
+        state = jax.tree.unflatten(jax.tree.structure(like_tree), leaves)
+        return state.replace(rng=jax.random.wrap_key_data(state.rng)), restored["record"]
+
+    def close(self) -> None:
+        """Waits for writing to end."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _as_dict(state: TrainState) -> dict:
+    # Optax's states are named tuples of several kinds; numbered leaves keep the file independent of them.
+    return {f"{number:04d}": leaf for number, leaf in enumerate(jax.tree.leaves(state))}

@@ -1,0 +1,251 @@
+"""The host loop: data in, steps, evaluations, checkpoints, the best prompt out."""
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprompt import config as configs
+from jaxprompt.config import Config
+from jaxprompt.dataset import TrainingData
+from jaxprompt.errors import InputError
+from jaxprompt.evaluation import evaluate
+from jaxprompt.experiment import Experiment, build
+from jaxprompt.prompt import Prompt, load_prompt, save_prompt
+from jaxprompt.report import Meter, MetricsFile, Reporter
+from jaxprompt.sharding import replicated, row_sharding
+from jaxprompt.training.checkpoint import Checkpoints
+from jaxprompt.training.optim import make_optimizer
+from jaxprompt.training.step import TrainState, init_state, make_eval_step, make_train_step
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves.
+
+    Attributes:
+      prompt: the best prompt by validation (accuracy, or loss for generation); the last one without validation data.
+      metrics: the best validation figures, and `step`, `steps`, `best_step`, `seconds_per_step`, `train_loss`.
+      run_dir: folder with config.yaml, metrics.jsonl, prompt.safetensors, result.json and checkpoints/.
+    """
+
+    prompt: Prompt
+    metrics: dict[str, Any]
+    run_dir: Path
+
+
+def train(config, *, backbone=None, reporter: Reporter | None = None, **overrides) -> Result:
+    """Learns a prompt; on an existing run folder of the same config, resumes it.
+
+    Args:
+      config: a YAML file, a mapping or a `Config`.
+      backbone: an already loaded backbone, to save its loading; default: the config's.
+      reporter: where progress goes; default: standard error.
+      overrides: config keys, as sections (`train={"steps": 10}`) or whole values (`seed=1`).
+
+    Raises:
+      InputError: bad config, data or weights, or a run folder that holds another experiment.
+    """
+    config = configs.load_config(config, overrides)
+    reporter = reporter or Reporter()
+    run_dir = _open_run(config)
+    experiment = build(config, backbone, reporter)
+    data = TrainingData.load(experiment)
+    return _Run(experiment, data, run_dir, reporter).run()
+
+
+class _Run:
+    """One run in progress."""
+
+    def __init__(self, experiment: Experiment, data: TrainingData, run_dir: Path, reporter: Reporter):
+        config = experiment.config
+        self.experiment, self.data, self.run_dir, self.reporter = experiment, data, run_dir, reporter
+        self.steps = config.train.steps
+        every = config.train.eval_every or max(1, -(-self.steps // 10))
+        self.eval_every, self.checkpoint_every = every, config.train.checkpoint_every or every
+        mesh = experiment.backbone.mesh
+        self.place = lambda batch: jax.device_put(batch, row_sharding(mesh))
+        self.place_state = lambda state: jax.device_put(state, replicated(mesh))
+        # What a resumed run goes on from, beside the state: saved with every checkpoint.
+        self.record = {
+            "backbone": experiment.backbone.fingerprint,
+            "data": data.fingerprint,
+            "best": None,
+            "best_step": None,
+            "evaluations_since_best": 0,
+            "train_loss": None,
+            "stopped": False,
+        }
+
+    def run(self) -> Result:
+        experiment, config = self.experiment, self.experiment.config
+        forward = experiment.forward(self.data.hoisted)
+        frozen = forward.frozen()
+        trainable = experiment.init_trainable()
+        if self.steps and not jax.tree.leaves(trainable):
+            raise InputError(
+                "nothing to learn: the template has no {soft:N}, and there is no prefix or head; set train.steps=0"
+            )
+        optimizer = make_optimizer(config.optimizer, self.steps)
+        state = init_state(trainable, optimizer, config.seed)
+        # From here on the folder is this experiment's: everything that a config can get wrong has been checked.
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        (self.run_dir / "config.yaml").write_text(_dumped(config), encoding="utf-8")
+        checkpoints = Checkpoints(self.run_dir / "checkpoints", config.train.keep_checkpoints)
+        try:
+            state = self._resume(checkpoints, state)
+            start = int(state.step)
+            metrics_file = MetricsFile(self.run_dir / "metrics.jsonl", start)
+            self.eval_step = make_eval_step(forward, frozen)
+            try:
+                state = self._loop(
+                    make_train_step(forward, optimizer, frozen), self.place_state(state), checkpoints, metrics_file
+                )
+            finally:
+                self.reporter.stop()
+                metrics_file.close()
+        finally:
+            checkpoints.close()
+        return self._finish(state)
+
+    def _resume(self, checkpoints: Checkpoints, state: TrainState) -> TrainState:
+        if checkpoints.latest() is None:
+            return state
+        state, record = checkpoints.restore(state)
+        for name in ("backbone", "data"):
+            if record[name] != self.record[name]:
+                raise InputError(
+                    f"run folder {str(self.run_dir)!r} was made with another {name} (fingerprint {record[name]}, now "
+                    f"{self.record[name]}): name another run_dir"
+                )
+        self.record = record
+        self.reporter.say(f"resuming {self.run_dir} at step {int(state.step)}")
+        return state
+
+    def _loop(self, step, state, checkpoints, metrics_file) -> TrainState:
+        start, pending = int(state.step), []
+        if start == 0 and self.data.validation is not None:
+            self.reporter.say(f"scoring the start on {self.data.validation.size} validation examples ...")
+            self._evaluate(state, 0, metrics_file)
+        if start >= self.steps or self.record["stopped"]:
+            return state
+        self.reporter.say("compiling the train step ...")
+        self.reporter.start(self.steps, start)
+        meter, batch_size = Meter(), self.experiment.config.train.batch_size
+        for number, batch in enumerate(self.data.train_batches(start), start + 1):
+            state, figures = step(state, jax.tree.map(self.place, batch, is_leaf=_is_batch))
+            pending.append(figures)
+            meter.add(batch_size)
+            if number == start + 1:
+                jax.block_until_ready(state)
+                self.reporter.say(f"compiled and took the first step in {meter.seconds():.1f} s")
+                meter = Meter()  # rates leave compilation out
+            if number % self.experiment.config.train.log_every == 0 or number == self.steps:
+                self._log(pending, number, meter, metrics_file)
+                pending = []
+            if self.data.validation is not None and (number % self.eval_every == 0 or number == self.steps):
+                jax.block_until_ready(state)
+                meter.pause()
+                self._evaluate(state, number, metrics_file)
+                meter.restart()
+                patience = self.experiment.config.train.patience
+                self.record["stopped"] = patience is not None and self.record["evaluations_since_best"] >= patience
+            if number % self.checkpoint_every == 0 or number == self.steps or self.record["stopped"]:
+                checkpoints.save(state, self.record)
+            if self.record["stopped"]:
+                self.reporter.say(f"no improvement in {patience} evaluations: stopped at step {number}")
+                break
+            if number == self.steps:
+                break
+        return state
+
+    def _log(self, pending, number, meter, metrics_file) -> None:
+        host = jax.device_get(pending)
+        counts = np.array([float(m["count"]) for m in host])
+        losses = np.array([float(m["loss"]) for m in host])
+        loss = float((losses * counts).sum() / counts.sum())
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss is {loss} by step {number}: lower optimizer.learning_rate (last checkpoint kept)"
+            )
+        self.record["train_loss"] = loss
+        record = {"step": number, "loss": loss, "grad_norm": float(host[-1]["grad_norm"]), **meter.read(counts)}
+        metrics_file.write(record)
+        self.reporter.log(record, self.steps)
+
+    def _evaluate(self, state, number, metrics_file) -> None:
+        data = self.data.validation
+        scores = evaluate(self.eval_step, state.trainable, data.batches(), self.place, data.size).metrics()
+        metrics_file.write({"step": number, "validation": scores})
+        self.reporter.log({"step": number, "validation": scores}, self.steps)
+        better = self.record["best"] is None or self._quality(scores) > self._quality(self.record["best"])
+        if better:
+            self.record.update(best=scores, best_step=number, evaluations_since_best=0)
+            save_prompt(self.experiment.prompt(state.trainable), self.run_dir)
+        else:
+            self.record["evaluations_since_best"] += 1
+
+    @staticmethod
+    def _quality(scores: dict) -> tuple:
+        return (scores.get("accuracy", 0.0), -scores["loss"])
+
+    def _finish(self, state) -> Result:
+        if self.data.validation is None:
+            save_prompt(self.experiment.prompt(state.trainable), self.run_dir)
+        metrics = {
+            **(self.record["best"] or {}),
+            "step": int(state.step),
+            "best_step": self.record["best_step"],
+            "train_loss": self.record["train_loss"],
+        }
+        if self.data.majority is not None:
+            metrics["majority_accuracy"] = self.data.majority
+        (self.run_dir / "result.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        return Result(load_prompt(self.run_dir), metrics, self.run_dir)
+
+
+def _is_batch(value) -> bool:
+    return not isinstance(value, list)
+
+
+def _open_run(config: Config) -> Path:
+    """The run folder, made if needed; refused when it holds another experiment."""
+    run_dir = Path(config.run_dir or "runs") / ("" if config.run_dir else _digest(_dumped(config)))
+    kept = run_dir / "config.yaml"
+    if kept.exists():
+        old, new = configs.flat(configs.load_config(kept)), configs.flat(configs.load_config(_plain(config)))
+        for key in old:
+            if key != "run_dir" and old[key] != new[key]:
+                raise InputError(
+                    f"run folder {str(run_dir)!r} holds another experiment ({key} is {old[key]!r} there, {new[key]!r} "
+                    "here): name another run_dir, or delete the folder"
+                )
+    elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise InputError(f"run_dir {str(run_dir)!r} is not a run and not empty: name another folder")
+    above = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"run_dir {str(run_dir)!r} cannot be made: {str(above)!r} is no folder to write in")
+    return run_dir
+
+
+def _plain(config: Config) -> dict:
+    """The config as plain values; rows given in memory are replaced by a digest that stands for them."""
+    tree = config.model_dump(mode="json")
+    for name in ("train", "validation"):
+        if isinstance(tree["data"][name], list):
+            tree["data"][name] = "memory:" + _digest(json.dumps(tree["data"][name], sort_keys=True, default=str))
+    return tree
+
+
+def _dumped(config: Config) -> str:
+    return configs.yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

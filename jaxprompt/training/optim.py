@@ -1,0 +1,52 @@
+"""Optax optimizers for prompts and heads."""
+
+import jax
+import optax
+
+from jaxprompt.config import OptimizerConfig
+
+
+def make_schedule(config: OptimizerConfig, peak: float, steps: int) -> optax.Schedule:
+    """Linear warm-up, then constant, or decay to 0 at `steps`."""
+    warmup = min(config.warmup_steps, steps)
+    rest = max(steps - warmup, 1)
+    if config.schedule == "linear":
+        after = optax.linear_schedule(peak, 0.0, rest)
+    elif config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(peak, rest)
+    else:
+        after = optax.constant_schedule(peak)
+    if warmup == 0:
+        return after
+    return optax.join_schedules([optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1)), after], [warmup])
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """The optimizer of a trainable tree `{"prompt": ..., "head": ...}`, each part with its own learning rate.
+
+    Clipping is by the global norm over both parts.
+    """
+    head_rate = config.learning_rate if config.head_learning_rate is None else config.head_learning_rate
+    rates = {"prompt": config.learning_rate, "head": head_rate}
+    parts = {label: _one(config, make_schedule(config, rate, steps)) for label, rate in rates.items()}
+    optimizer = optax.multi_transform(
+        parts, lambda tree: {k: jax.tree.map(lambda _, k=k: k, v) for k, v in tree.items()}
+    )
+    if config.clip_norm is None:
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+
+
+def _one(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+    if config.name == "adafactor":
+        # Lester et al. 2021 as released: no scaling by the parameter's size, second-moment decay 0.8.
+        return optax.adafactor(
+            rate,
+            decay_rate=0.8,
+            multiply_by_parameter_scale=False,
+            weight_decay_rate=config.weight_decay or None,
+        )
+    if config.name == "sgd":
+        decay = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
+        return optax.chain(*decay, optax.sgd(rate, momentum=config.momentum or None))
+    return optax.adamw(rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay)

