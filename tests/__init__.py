@@ -1,0 +1,14 @@
+"""The environment of the whole suite, set before anything imports jax."""
+
+import os
+import tempfile
+
+# Tests that need several devices start subprocesses of their own.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Most of the suite's time goes into compiling programs that run once.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Equal programs of different tests are compiled once. The folder goes with the test run.
+_cache = tempfile.TemporaryDirectory(prefix="jaxprompt-tests-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")

@@ -1,0 +1,118 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from jaxprompt.ops.attention import View, attend, visibility, windowed
+from jaxprompt.types import Inputs
+
+ROWS, SEQ, HEADS, KV_HEADS, DIM, PREFIX = 3, 5, 6, 2, 4, 7
+
+
+def reference(q, k, v, view, prefix_keys, prefix_values, scale, softcap=None):
+    """Repeats kv heads and copies the prefix to every row: what `attend` must equal and never do."""
+    rows, seq = q.shape[:2]
+    prefix = prefix_keys.shape[0]
+    k = jnp.concatenate([jnp.broadcast_to(prefix_keys, (rows, *prefix_keys.shape)), k], axis=1)
+    v = jnp.concatenate([jnp.broadcast_to(prefix_values, (rows, *prefix_values.shape)), v], axis=1)
+    ahead = jnp.ones((rows, seq, prefix), bool) if view.prefix is None else view.prefix
+    k, v = (jnp.repeat(x, q.shape[2] // k.shape[2], axis=2) for x in (k, v))
+    logits = jnp.einsum("rshd,rthd->rhst", q, k) * scale
+    if softcap:
+        logits = softcap * jnp.tanh(logits / softcap)
+    if view.row_bias is not None:
+        logits += jnp.concatenate([view.prefix_bias, jnp.broadcast_to(view.row_bias, (1, *logits.shape[1:3], seq))], 3)
+    seen = jnp.concatenate([ahead, view.row], axis=2)
+    weights = jax.nn.softmax(jnp.where(seen[:, None], logits, -jnp.inf), axis=-1)
+    return jnp.einsum("rhst,rthd->rshd", weights, v)
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    shapes = [(ROWS, SEQ, HEADS, DIM), *[(ROWS, SEQ, KV_HEADS, DIM)] * 2, *[(PREFIX, KV_HEADS, DIM)] * 2]
+    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+@pytest.mark.parametrize("prefix", [PREFIX, 0])
+@pytest.mark.parametrize("kind", ["plain", "softcap", "window", "bias"])
+def test_equals_concatenation_with_gradients(arrays, prefix, kind):
+    view = View(jnp.broadcast_to(jnp.tri(SEQ, dtype=bool), (ROWS, SEQ, SEQ)).at[1, 4, :4].set(False))
+    softcap = 1.5 if kind == "softcap" else None
+    if kind == "window":
+        positions = jnp.broadcast_to(prefix + jnp.arange(SEQ), (ROWS, SEQ))
+        view = windowed(view, 3, positions, positions, prefix)
+    if kind == "bias":
+        bias = jnp.asarray(np.random.default_rng(1).normal(size=(1, HEADS, SEQ, prefix + SEQ)), jnp.float32)
+        view = view.replace(row_bias=bias[..., prefix:], prefix_bias=bias[..., :prefix])
+
+    def ours(q, k, v, pk, pv):
+        shared = {"prefix_keys": pk, "prefix_values": pv} if prefix else {}
+        return (attend(q, k, v, view, scale=0.4, softcap=softcap, **shared) ** 2).sum()
+
+    def theirs(q, k, v, pk, pv):
+        return (reference(q, k, v, view, pk[:prefix], pv[:prefix], 0.4, softcap) ** 2).sum()
+
+    got = jax.jit(jax.value_and_grad(ours, argnums=range(5)))(*arrays)
+    want = jax.jit(jax.value_and_grad(theirs, argnums=range(5)))(*arrays)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, want)
+
+
+def test_large_logits_do_not_overflow(arrays):
+    q, k, v, pk, pv = arrays
+    mask = jnp.ones((ROWS, SEQ, SEQ), bool)
+    out = attend(q, k, v, View(mask), scale=100.0, prefix_keys=pk, prefix_values=pv)
+    np.testing.assert_allclose(out, reference(q, k, v, View(mask), pk, pv, 100.0), rtol=1e-4, atol=1e-4)
+
+
+def test_prefix_is_not_copied_to_rows(arrays):
+    q, k, v, pk, pv = arrays
+    mask = jnp.ones((ROWS, SEQ, SEQ), bool)
+
+    def grads(q, k, v, pk, pv):
+        return jax.grad(
+            lambda *a: attend(*a[:3], View(mask), scale=1.0, prefix_keys=a[3], prefix_values=a[4]).sum(), (3, 4)
+        )(q, k, v, pk, pv)
+
+    shapes = {tuple(var.aval.shape) for eqn in jax.make_jaxpr(grads)(q, k, v, pk, pv).eqns for var in eqn.outvars}
+    assert shapes
+    assert not [s for s in shapes if sorted(s) == sorted((ROWS, PREFIX, KV_HEADS, DIM))]
+
+
+def test_softmax_is_float32_and_output_has_the_values_type(arrays):
+    q, k, v = (x.astype(jnp.bfloat16) for x in arrays[:3])
+    mask = jnp.ones((ROWS, SEQ, SEQ), bool)
+    out = attend(q, k, v, View(mask), scale=1.0)
+    want = attend(*(x.astype(jnp.float32) for x in (q, k, v)), View(mask), scale=1.0)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), want, rtol=0.02, atol=0.05)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    hnp.arrays(np.int32, (2, 5), elements=st.integers(0, 3)),
+    st.none() | hnp.arrays(np.int32, (2, 5), elements=st.integers(0, 2)),
+    st.booleans(),
+)
+def test_visibility_is_the_documented_rule(segments, branches, causal):
+    seen = np.asarray(visibility(Inputs(segments, segments, segments, branches=branches), causal))
+    for row, q, k in np.ndindex(2, 5, 5):
+        rule = segments[row, q] == segments[row, k]
+        if branches is not None:
+            rule &= branches[row, k] in (0, branches[row, q])
+        if causal:
+            rule &= k <= q
+        assert seen[row, q, k] == rule
+    # Nobody is left with nothing to attend to.
+    assert seen.any(-1).all()
+
+
+def test_a_window_ends_so_many_positions_before_each_token():
+    rows = jnp.ones((1, 4, 4), bool)
+    positions = jnp.asarray([[3, 4, 0, 1]])  # two segments behind a prefix of 3
+    view = windowed(View(rows), 2, positions, positions, 3)
+    np.testing.assert_array_equal(view.prefix[0], [[0, 0, 1], [0, 0, 0], [1, 1, 1], [1, 1, 1]])
+    np.testing.assert_array_equal(view.row[0, 1], [1, 1, 0, 0])

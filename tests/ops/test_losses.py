@@ -1,0 +1,58 @@
+"""The scored head against the plain computation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprompt.ops.losses import gather_positions, sum_by_group, token_logprobs
+
+ROWS, COUNT, WIDTH, VOCAB = 2, 11, 8, 50
+
+
+def head(params, hidden):
+    return jnp.tanh(hidden) @ params.T
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    params = jnp.asarray(rng.normal(size=(VOCAB, WIDTH)), jnp.float32)
+    hidden = jnp.asarray(rng.normal(size=(ROWS, COUNT, WIDTH)), jnp.float32)
+    ids = jnp.asarray(rng.integers(0, VOCAB, (ROWS, COUNT)))
+    weight = jnp.asarray(rng.normal(size=(ROWS, COUNT)), jnp.float32)
+    return params, hidden, ids, weight
+
+
+# All at once; tiles that divide the targets unevenly; one target per tile.
+@pytest.mark.parametrize("tile_bytes", [2**20, 4 * VOCAB * ROWS * 4, 1])
+def test_tiles_equal_the_plain_log_softmax_and_its_gradient(arrays, tile_bytes):
+    params, hidden, ids, weight = arrays
+
+    def plain(hidden):
+        logprobs = jax.nn.log_softmax(head(params, hidden))
+        return (jnp.take_along_axis(logprobs, ids[..., None], -1)[..., 0] * weight).sum()
+
+    def tiled(hidden):
+        return (token_logprobs(head, params, hidden, ids, VOCAB, tile_bytes) * weight).sum()
+
+    for ours, theirs in zip(jax.value_and_grad(tiled)(hidden), jax.value_and_grad(plain)(hidden), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-6)
+
+
+def test_no_buffer_of_targets_by_vocabulary(arrays):
+    params, _, _, _ = arrays
+    hidden, ids = jnp.zeros((1, 4096, WIDTH)), jnp.zeros((1, 4096), jnp.int32)
+
+    def loss(hidden):
+        return token_logprobs(head, params, hidden, ids, VOCAB, tile_bytes=4 * VOCAB * 64).sum()
+
+    text = jax.jit(jax.grad(loss)).lower(hidden).as_text()
+    assert f"4096x{VOCAB}x" not in text
+    assert f"64x{VOCAB}x" in text
+
+
+def test_gather_and_sum_stay_in_their_row():
+    hidden = jnp.arange(2 * 3 * 1.0).reshape(2, 3, 1)
+    assert gather_positions(hidden, jnp.array([[2, 0], [1, 1]]))[..., 0].tolist() == [[2, 0], [4, 4]]
+    assert sum_by_group(jnp.array([[1.0, 2, 3]]), jnp.array([[1, 0, 1]]), 3).tolist() == [[2, 4, 0]]
