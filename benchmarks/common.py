@@ -1,0 +1,109 @@
+"""What the benchmarks share: the machine's name, peak memory, the machine's matmul speed, tables and result files."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def cpu_name() -> str:
+    """The processor's model name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def machine(devices: str | None = None) -> str:
+    """One line for the head of a table: where, with what and when.
+
+    Args:
+      devices: the accelerators, as in "1 x NVIDIA H100"; None: the CPU is what was measured.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    where = f"{cores} cores of an {cpu_name()}"
+    return f"{where if devices is None else devices}, {versions()}, {datetime.date.today().isoformat()}"
+
+
+def versions(*more: str) -> str:
+    """Versions of what is compared, as far as it is installed."""
+    found = []
+    for name in ("jax", "torch", "transformers", "peft", *more):
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def jax_devices() -> str | None:
+    """The accelerators that JAX uses, or None on a CPU."""
+    import jax
+
+    device = jax.devices()[0]
+    return None if device.platform == "cpu" else f"{jax.device_count()} x {device.device_kind}"
+
+
+def peak_rss() -> int:
+    """Bytes of this process's largest resident set."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def peak_memory() -> tuple[int, str]:
+    """Peak bytes of this JAX process and what they are of: the device's, or the process's on a CPU."""
+    import jax
+
+    stats = jax.devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"]), "device"
+    return peak_rss(), "process"
+
+
+def matmul_flops_per_second(dtype: str, size: int | None = None, repeats: int = 7) -> float:
+    """FLOPs per second of one large matmul, the median of several: what this machine can do at most.
+
+    Args:
+      size: rows and columns of the matrices; default 2048 on a CPU, 8192 elsewhere.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    size = size or (2048 if jax.default_backend() == "cpu" else 8192)
+    a, b = (jax.random.normal(key, (size, size), jnp.dtype(dtype)) for key in jax.random.split(jax.random.key(0)))
+    matmul = jax.jit(jnp.matmul)
+    matmul(a, b).block_until_ready()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        matmul(a, b).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(seconds)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence]) -> str:
+    """A Markdown table."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def append_record(path: Path, record: dict) -> None:
+    """Adds one line to a JSONL file, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_records(path: Path) -> list[dict]:
+    """The lines of a JSONL file, none if there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

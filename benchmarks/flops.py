@@ -1,0 +1,131 @@
+"""How many FLOPs a step of prompt tuning needs, counted on real tokens: padding and recomputation earn nothing."""
+
+from dataclasses import dataclass
+from math import prod
+
+import jax
+import numpy as np
+
+from jaxprompt.data.hoisting import split_constant
+from jaxprompt.experiment import Experiment
+from jaxprompt.ops.attention import visibility
+from jaxprompt.types import Batch, Inputs
+
+FORMULA = """\
+FLOPs that a step needs, on real tokens, with frozen weights:
+  layers     4 x N x tokens: forward 2N, backward to the activations 2N, no weight gradient. N: parameters of the
+             layers' matmuls. The prompt that all examples share is counted once per step; constant text before the
+             first soft token costs nothing (it is computed once per run).
+  ends       Not counted of a decoder or a pooled token: all but the keys and values of the last layer where nothing
+             is scored; the backward pass of the first layer's queries, keys and values where no soft token stands.
+  attention  12 x heads x head_dim x visible (query, key) pairs, per layer: scores and values 4, backward 8; 8 in all
+             for keys that are constant. In the last layer, of the scored queries alone.
+  head       4 x width x columns x scored positions; columns: the label words of a one-token verbalizer, the classes
+             of a classifier (6: its weight has a gradient), else the vocabulary."""
+
+
+@dataclass(frozen=True)
+class StepFlops:
+    """FLOPs of one step by part, and the tokens that they are counted on, the `shared` ones counted once."""
+
+    layers: float
+    attention: float
+    head: float
+    tokens: int
+    shared: int = 0
+
+    @property
+    def total(self) -> float:
+        return self.layers + self.attention + self.head
+
+
+def step_flops(experiment: Experiment, hoisted: tuple[int, ...], batch: Batch) -> StepFlops:
+    """Counts one batch.
+
+    Args:
+      hoisted: the leading ids that were taken off the examples (`TrainingData.hoisted`).
+    """
+    backbone, prefix_tuning = experiment.backbone, experiment.config.method.name == "prefix"
+    params = backbone.params
+    learned = experiment.config.method.length if prefix_tuning else 0
+    if backbone.seq2seq:
+        sides = backbone.config.encoder, backbone.config.decoder
+        # Keys and values of the cross-attention are computed of the encoder's tokens.
+        cross_kv = sum(_size(params["decoder"]["layers"]["cross"][name]) for name in "kv")
+        weights = _size(params["encoder"]["layers"]) + cross_kv, _size(params["decoder"]["layers"]) - cross_kv
+        read, written = _tokens(batch.source), _tokens(batch.inputs)
+        pairs = _pairs(batch.source, False) + learned * read, _pairs(batch.inputs, True) + learned * written
+        crossed = (batch.inputs.segments[:, :, None] == batch.source.segments[:, None, :]) & (
+            batch.inputs.segments[:, :, None] > 0
+        )
+        layers = 4.0 * (weights[0] * read + weights[1] * written)
+        attention = 12.0 * (_per_pair(sides[0]) * pairs[0] + _per_pair(sides[1]) * (pairs[1] + int(crossed.sum())))
+        return StepFlops(layers, attention, _head(experiment, batch), read + written)
+    hard, rest = split_constant(hoisted, backbone.vocab_size)
+    if prefix_tuning:
+        hard, rest = hard[:0], hoisted
+    shared, tokens = len(rest), _tokens(batch.inputs)
+    scored = _scored(experiment, batch)
+    attends, depth = params["layers"]["attention"], backbone.num_layers
+    query, kv = (sum(_size(attends[name]) for name in names) / depth for names in ("q", "kv"))
+    layer = _size(params["layers"]) / depth
+    last = int(scored.sum())  # tokens of the rows that the last layer is needed at
+    layers = 4.0 * ((layer * (depth - 1) + kv) * (tokens + shared) + (layer - kv) * last)
+    if not (np.asarray(batch.inputs.ids) >= backbone.vocab_size).any():
+        layers -= 2.0 * (kv * tokens + query * (tokens if depth > 1 else last))
+    seen = _seen(batch.inputs, backbone.causal)
+    below = int(seen.sum()) + tokens * (shared + learned) + shared * (shared + 1) // 2 + shared * learned
+    at_last = int(seen[scored].sum()) + last * (shared + learned)
+    constant = len(hard) * ((depth - 1) * (tokens + shared) + last)
+    attention = _per_pair(backbone.config) / depth * (12.0 * ((depth - 1) * below + at_last) + 8.0 * constant)
+    return StepFlops(layers, attention, _head(experiment, batch), tokens + shared, shared)
+
+
+def _scored(experiment: Experiment, batch: Batch) -> np.ndarray:
+    """Which tokens `[rows, seq]` the loss reads the last hidden states of."""
+    real = np.asarray(batch.inputs.segments) > 0
+    objective = experiment.objective
+    if objective.kind in ("classifier", "similarity"):
+        if objective.pool == "mean":
+            return real & (np.asarray(batch.inputs.ids) < experiment.backbone.vocab_size)
+        at, used = batch.pool_at, batch.index >= 0
+    else:
+        at, used = batch.target_at, batch.target_weight > 0
+    scored = np.zeros_like(real)
+    rows = np.broadcast_to(np.arange(len(real))[:, None], at.shape)
+    scored[rows[used], np.asarray(at)[used]] = True
+    return scored
+
+
+def _head(experiment: Experiment, batch: Batch) -> float:
+    backbone, objective = experiment.backbone, experiment.objective
+    examples = int((batch.index >= 0).sum())
+    if objective.kind == "classifier":  # its weight has a gradient
+        return 6.0 * backbone.hidden_size * len(objective.label_names) * examples
+    if objective.kind == "similarity":
+        return 4.0 * backbone.hidden_size * len(objective.label_names) * examples
+    if objective.columns is not None:
+        return 4.0 * backbone.hidden_size * len(objective.columns) * examples
+    return 4.0 * backbone.hidden_size * backbone.vocab_size * int(batch.target_weight.sum())
+
+
+def _size(layers) -> int:
+    """Parameters of the matmuls of stacked layers: arrays `[layers, out, in]`."""
+    return sum(prod(leaf.shape) for leaf in jax.tree.leaves(layers) if leaf.ndim == 3)
+
+
+def _per_pair(block) -> int:
+    return block.num_layers * block.num_heads * block.head_dim
+
+
+def _tokens(inputs: Inputs) -> int:
+    return int((np.asarray(inputs.segments) > 0).sum())
+
+
+def _seen(inputs: Inputs, causal: bool) -> np.ndarray:
+    """Which real tokens see which."""
+    return np.asarray(visibility(inputs, causal)) & (np.asarray(inputs.segments) > 0)[:, :, None]
+
+
+def _pairs(inputs: Inputs, causal: bool) -> int:
+    return int(_seen(inputs, causal).sum())

@@ -1,0 +1,131 @@
+"""jaxprompt's side of `vs_peft.py`, by the library's ordinary path: config, data, train step."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import common
+import flops
+import jax
+import numpy as np
+import worker
+
+import jaxprompt
+from jaxprompt.dataset import TrainingData
+from jaxprompt.experiment import build
+from jaxprompt.sharding import replicated, row_sharding
+from jaxprompt.training.optim import make_optimizer
+from jaxprompt.training.step import init_state, make_train_step
+from jaxprompt.types import Batch
+
+
+class Side:
+    """One workload."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.workload = folder, json.loads((folder / "workload.json").read_text())
+
+    def setup(self, remat: str | None, accumulate: int, steps: int) -> dict:
+        """Loads everything, writes the starting values to init.npz and compiles for the batches of `steps` steps."""
+        work = self.workload
+        soft = work["method"] == "soft"
+        objective = {"type": work["objective"]} | ({"labels": work["labels"]} if work["labels"] else {})
+        train = {"batch_size": work["batch_size"], "accumulate": accumulate, "steps": steps}
+        config = jaxprompt.load_config(
+            {
+                "model": work["model"],
+                "dtype": work["dtype"],
+                "template": work["template"],
+                "method": {"name": "soft"} if soft else {"name": "prefix", "length": work["prefix_length"]},
+                "objective": objective,
+                "data": {"train": str(self.folder / "rows.jsonl"), "shuffle": False},
+                "optimizer": {"name": "adamw", "learning_rate": work["learning_rate"], "clip_norm": None},
+                "train": train if remat is None else {**train, "remat": remat},
+            }
+        )
+        experiment = build(config)
+        self.data = TrainingData.load(experiment)
+        optimizer = make_optimizer(config.optimizer, steps)
+        self.step = make_train_step(experiment.forward(self.data.hoisted), optimizer)
+        mesh = experiment.backbone.mesh
+        self.place = lambda part: jax.device_put(part, row_sharding(mesh))
+        self.trainable = experiment.init_trainable()
+        # A head that starts at 0 would give the prompt no gradient in the first step.
+        keys = iter(jax.random.split(jax.random.key(1), 8))
+        head = {name: 0.1 * jax.random.normal(next(keys), v.shape) for name, v in self.trainable["head"].items()}
+        self.trainable = {**self.trainable, "head": head}
+        self.fresh = lambda: jax.device_put(init_state(self.trainable, optimizer), replicated(mesh))
+        self.save(self.folder / "init.npz", self.trainable)
+        shapes, compiling = set(), 0.0
+        batches = [batch for batch, _ in zip(self.data.train_batches(0), range(steps), strict=False)]
+        self.reset()
+        for batch in batches:
+            parts = [batch] if isinstance(batch, Batch) else batch
+            shape = tuple(part.inputs.ids.shape for part in parts)
+            if shape not in shapes:
+                shapes.add(shape)
+                took = []
+                for _ in range(2):
+                    start = time.perf_counter()
+                    self.state, _ = self.step(self.state, jax.tree.map(self.place, batch, is_leaf=_is_batch))
+                    jax.block_until_ready(self.state)
+                    took.append(time.perf_counter() - start)
+                compiling += max(took[0] - took[1], 0.0)
+        self.reset()
+        parts = [part for batch in batches for part in ([batch] if isinstance(batch, Batch) else batch)]
+        counts = [flops.step_flops(experiment, self.data.hoisted, part) for part in parts]
+        return {
+            "compile_seconds": compiling,
+            "row_shapes": sorted({_shape(part) for part in parts}),
+            "hoisted": len(self.data.hoisted),
+            "real_tokens_per_step": sum(count.tokens for count in counts) / steps,
+            "computed_tokens_per_step": (sum(map(_area, parts)) + sum(count.shared for count in counts)) / steps,
+            "flops_per_step": sum(count.total for count in counts) / steps,
+            "remat": config.train.remat,
+            "accumulate": accumulate,
+            "devices": common.jax_devices(),
+        }
+
+    def reset(self) -> None:
+        """Back to the start: the same state, the first batch."""
+        self.state, self.batches = self.fresh(), self.data.train_batches(0)
+
+    def round(self, steps: int) -> dict:
+        """The next steps, packing of their rows included."""
+        start = time.perf_counter()
+        pending = []
+        for _ in range(steps):
+            batch = next(self.batches)
+            self.state, figures = self.step(self.state, jax.tree.map(self.place, batch, is_leaf=_is_batch))
+            pending.append(figures["loss"])
+        jax.block_until_ready((self.state, pending))
+        return {"seconds": (time.perf_counter() - start) / steps, "losses": [float(loss) for loss in pending]}
+
+    def finish(self, path: str) -> dict:
+        """Writes what was learned."""
+        self.save(Path(path), self.state.trainable)
+        peak, of = common.peak_memory()
+        return {"peak_memory_bytes": peak, "peak_memory_of": of}
+
+    @staticmethod
+    def save(path: Path, trainable: dict) -> None:
+        host = jax.device_get(trainable)
+        np.savez(path, **host["prompt"], **{f"head_{name}": value for name, value in host["head"].items()})
+
+
+def _is_batch(value) -> bool:
+    return isinstance(value, Batch)
+
+
+def _shape(batch: Batch) -> str:
+    sides = [batch.inputs] if batch.source is None else [batch.source, batch.inputs]
+    return " and ".join("{}x{}".format(*side.ids.shape) for side in sides)
+
+
+def _area(batch: Batch) -> int:
+    return batch.inputs.ids.size + (0 if batch.source is None else batch.source.ids.size)
+
+
+if __name__ == "__main__":
+    worker.serve(Side(Path(sys.argv[1])))

@@ -1,0 +1,90 @@
+"""Makes a workload's folder: `model/` as Hugging Face files, `rows.jsonl`, and `workload.json` for the two sides."""
+
+import dataclasses
+import hashlib
+import json
+import random
+from pathlib import Path
+
+import models
+import workloads
+from workloads import Workload
+
+MINIMUM_STEPS = 64
+
+
+def prepare(name: str, workload: Workload, data_root: Path, work: Path, steps: int) -> Path:
+    """Returns the folder of a workload, which is made if it is not there.
+
+    Args:
+      data_root: folder of the data sets.
+      work: where models and rows are kept; they depend on nothing but the arguments.
+      steps: how many different batches there are at least.
+    """
+    settings = dataclasses.asdict(workload) | {"batches": max(steps, MINIMUM_STEPS)}
+    folder = work / f"{name}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
+    if (folder / "workload.json").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = workloads.ROWS[workload.data](data_root)
+    random.Random(0).shuffle(rows)
+    model, tokenizer = _model(workload, rows, work)
+    template = workload.template
+    if workload.fewshot_tokens:
+        text = _fewshot(workload, rows, tokenizer)
+        template = template.replace("{fewshot}", text.replace("{", "{{").replace("}", "}}"))
+    if workload.data == "lm":
+        rows = _equal_rows(rows, tokenizer, workload.tokens)
+    count = min(len(rows), settings["batches"] * workload.batch_size)
+    with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows[:count])
+    settings |= {"name": name, "model": model, "template": template, "prompt_length": workload.prompt_length}
+    (folder / "workload.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    return folder
+
+
+def _model(workload: Workload, rows: list[dict], work: Path):
+    """Returns the reference of the model, made if it is one of the shapes, and its tokenizer."""
+    from transformers import AutoTokenizer
+
+    if workload.model not in models.SHAPES:
+        return workload.model, None
+    config = models.SHAPES[workload.model]
+    folder = work / f"{workload.model}-{workload.data}-{workload.dtype}"
+    if not (folder / "tokenizer.json").exists():
+        models.save_model(workload.model, folder, workload.dtype)
+        texts = (value for row in rows for key, value in row.items() if key != "label")
+        words = list(workload.labels.values()) if isinstance(workload.labels, dict) else []
+        tokenizer = models.train_tokenizer(texts, config["vocab_size"], words, config["model_type"])
+        tokenizer.save_pretrained(folder)
+    return str(folder.resolve()), AutoTokenizer.from_pretrained(folder)
+
+
+def _ids(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _fewshot(workload: Workload, rows: list[dict], tokenizer) -> str:
+    """Examples with their answers, as many as fit `fewshot_tokens`; filled up word by word."""
+    examples = " ".join(f"{row['sentence']} It was {workload.labels[row['label']]}." for row in rows[-200:])
+    words = examples.split(" ")
+    low, high = 0, len(words)
+    while low < high:  # the most words that fit
+        middle = (low + high + 1) // 2
+        low, high = (
+            (middle, high)
+            if len(_ids(tokenizer, " ".join(words[:middle]))) <= workload.fewshot_tokens
+            else (low, middle - 1)
+        )
+    return " ".join(words[:low])
+
+
+def _equal_rows(rows: list[dict], tokenizer, tokens: int) -> list[dict]:
+    """Rows whose targets have so many tokens, the end of sequence included, and no room for padding."""
+    text = " ".join(row["target"] for row in rows)
+    ids, equal, size = _ids(tokenizer, text), [], tokens - 1
+    for at in range(0, len(ids) - size, size):
+        target = tokenizer.decode(ids[at : at + size])
+        if len(_ids(tokenizer, target)) == size:
+            equal.append({"target": target})
+    return equal
