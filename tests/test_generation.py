@@ -68,12 +68,16 @@ def test_a_learned_template_lays_out_the_context(stories, rows, tmp_path, quiet)
         reporter=quiet,
     )
     written = jaxprompt.generate(stories, ["a dog", {"text": "a ball"}], result.prompt, max_new_tokens=8)
+
+    @jax.jit
+    def prefix_of(params, soft):
+        # By hand: the first token, the prompt behind it.
+        bos = stories.prefill(params, jnp.array([stories.tokenizer.bos_token_id]))
+        return stories.prefill(params, stories.vocab_size + jnp.arange(3), soft=soft, prefix=bos)
+
+    prefix = prefix_of(stories.params, jnp.asarray(result.prompt.soft))
     for subject, continuation in zip(("a dog", "a ball"), written, strict=True):
         context = stories.tokenizer(f"A story about {subject}.", add_special_tokens=False)["input_ids"]
-        # By hand: the first token, the prompt behind it, the text.
-        bos = stories.prefill(stories.params, jnp.array([stories.tokenizer.bos_token_id]))
-        soft = jnp.asarray(result.prompt.soft)
-        prefix = stories.prefill(stories.params, stories.vocab_size + jnp.arange(3), soft=soft, prefix=bos)
         ids = greedy_ids(stories, context, 8, prefix)
         text = stories.tokenizer.decode(ids, skip_special_tokens=True).split("</s>")[0]
         before = stories.tokenizer.decode(context, skip_special_tokens=True)

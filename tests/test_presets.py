@@ -1,9 +1,5 @@
 """Models by name with random weights and no files."""
 
-import os
-import subprocess
-import sys
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,6 +15,7 @@ from jaxprompt.models.encoder import EncoderConfig, post_norm_layers
 from jaxprompt.models.presets import PRESETS, preset
 from jaxprompt.models.quantize import KINDS, Quantized
 from jaxprompt.weights.tokenizer import byte_tokenizer
+from tests.devices import run_on_eight_devices
 
 # Layers, width and the published number of parameters of Table 2.1 of the GPT-3 paper.
 GPT3 = {
@@ -165,16 +162,7 @@ print("same")
 
 
 def test_eight_devices_draw_what_one_does():
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": ":".join(filter(None, sys.path)),
-    }
-    arguments = [sys.executable, "-c", EIGHT_DEVICES]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip().endswith("same")
+    assert run_on_eight_devices(EIGHT_DEVICES) == "same"
 
 
 @pytest.mark.parametrize("quantize", KINDS)

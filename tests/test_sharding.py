@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -8,6 +5,7 @@ import pytest
 
 from jaxprompt.errors import InputError
 from jaxprompt.sharding import make_mesh
+from tests.devices import run_on_eight_devices
 
 # Runs in a process of its own: the number of devices is fixed when JAX starts.
 EIGHT_DEVICES = """
@@ -58,17 +56,7 @@ print("same")
 
 def test_eight_devices_compute_what_one_does():
     golden = Path(__file__).parent / "golden" / "llama-untied"
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": ":".join(filter(None, sys.path)),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", EIGHT_DEVICES, str(golden)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip().endswith("same")
+    assert run_on_eight_devices(EIGHT_DEVICES, str(golden)) == "same"
 
 
 @pytest.mark.parametrize(

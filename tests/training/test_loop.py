@@ -48,7 +48,9 @@ def test_a_run_writes_what_it_promises(stories, rows, tmp_path, quiet):
     assert sum(p.stat().st_size for p in result.run_dir.rglob("*") if p.is_file()) < 200_000
 
 
-@pytest.mark.parametrize("method", ["soft", "prefix", "accumulate", "head"])
+@pytest.mark.parametrize(
+    "method", ["soft", "prefix", *(pytest.param(name, marks=pytest.mark.slow) for name in ("accumulate", "head"))]
+)
 def test_a_killed_run_resumes_to_the_bit_identical_prompt(stories, rows, tmp_path, quiet, monkeypatch, method):
     changes = {
         "soft": {"optimizer": {"schedule": "cosine", "warmup_steps": 3}},

@@ -1,9 +1,6 @@
 """The fast step against its slow twins, finite differences and its promises about the compiled program."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +14,7 @@ from jaxprompt.dataset import TrainingData
 from jaxprompt.experiment import build
 from jaxprompt.training.step import init_state, make_train_step
 from tests.conftest import STORIES
+from tests.devices import run_on_eight_devices
 
 SOFT = {"template": "Read this. {soft:3} Review: {text} It was{soft:2} {target}"}
 PREFIX = {
@@ -69,13 +67,12 @@ def prepared(backbone, rows, case, **data):
 
 def loss_and_gradient(backbone, rows, case, **data):
     forward, trainable, batch = prepared(backbone, rows, case, **data)
-    frozen = forward.frozen()
 
-    def loss(trainable):
+    def loss(trainable, frozen):
         scores = forward(trainable, frozen, batch)
         return scores.loss / scores.count
 
-    value, gradient = jax.jit(jax.value_and_grad(loss))(trainable)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(trainable, forward.frozen())
     return forward, batch, float(value), gradient
 
 
@@ -155,14 +152,13 @@ def test_gradient_equals_finite_differences(stories, rows, name):
         frozen = jax.tree.map(lambda x: x.astype(jnp.float64), forward.frozen())
         trainable = jax.tree.map(lambda x: x.astype(jnp.float64), trainable)
 
-        @jax.jit
-        def loss(trainable):
+        def loss(trainable, frozen):
             scores = forward(trainable, frozen, batch)
             return scores.loss / scores.count
 
-        gradient = jax.grad(loss)(trainable)
+        gradient = jax.jit(jax.grad(loss))(trainable, frozen)
         leaves, tree = jax.tree.flatten(gradient)
-        rng = np.random.default_rng(0)
+        value, rng = jax.jit(loss), np.random.default_rng(0)
         for _ in range(3):
             # Mostly uphill, so that the slope stands well above what float32 inside the model can resolve.
             noise = [rng.normal(size=leaf.shape) for leaf in leaves]
@@ -170,8 +166,8 @@ def test_gradient_equals_finite_differences(stories, rows, name):
             along = [leaf + n / size for leaf, n in zip(leaves, noise, strict=True)]
             step = 0.01 / np.sqrt(sum((a**2).sum() for a in along))
             move = jax.tree.unflatten(tree, [step * a for a in along])
-            ahead = loss(jax.tree.map(jnp.add, trainable, move))
-            behind = loss(jax.tree.map(jnp.subtract, trainable, move))
+            ahead = value(jax.tree.map(jnp.add, trainable, move), frozen)
+            behind = value(jax.tree.map(jnp.subtract, trainable, move), frozen)
             slope = sum((g * a).sum() for g, a in zip(leaves, along, strict=True))
             np.testing.assert_allclose((ahead - behind) / (2 * step), slope, rtol=2e-3)
 
@@ -204,8 +200,8 @@ def test_accumulated_parts_equal_the_whole_batch(stories, rows):
     optimizer = optax.sgd(1.0)
     step = make_train_step(forward, optimizer)
     # Parts with different numbers of targets: a mean of the parts' means would differ.
-    parts = [prepared(stories, part, case)[2] for part in (rows[:3], rows[3:5], rows[5:])]
-    assert len({float(part.target_weight.sum()) for part in parts}) == 3
+    parts = [prepared(stories, part, case)[2] for part in (rows[:3], rows[3:])]
+    assert len({float(part.target_weight.sum()) for part in parts}) == 2
     once, figures = step(init_state(trainable, optimizer), whole)
     added, summed = step(init_state(trainable, optimizer), parts)
     np.testing.assert_allclose(summed["loss"], figures["loss"], rtol=1e-5)
@@ -261,16 +257,7 @@ for name in ("soft-generation", "prefix-several-tokens"):
 
 
 def test_eight_devices_take_the_same_steps_as_one():
-    flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-c", SHARDED],
-        env={**os.environ, "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = np.array([json.loads(line) for line in done.stdout.splitlines()]).reshape(2, 2, 3)
+    found = np.array([json.loads(line) for line in run_on_eight_devices(SHARDED).splitlines()]).reshape(2, 2, 3)
     one, split = found[:, 0], found[:, 1]
     np.testing.assert_allclose(split[:, :2], one[:, :2], rtol=2e-4)
     # The weights are split over fsdp and tensor.

@@ -1,8 +1,5 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from jaxprompt.errors import InputError
 from jaxprompt.models.families import FAMILIES, Weight
 from jaxprompt.sharding import make_mesh, replicated
 from jaxprompt.weights.parts import aligned_empty, fill, views
+from tests.devices import run_on_eight_devices
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -180,17 +178,8 @@ print("same")
 
 def test_each_device_reads_its_own_part():
     """GPT-NeoX keeps queries, keys and values in alternating blocks, GPT-2 transposed and in one."""
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": ":".join(filter(None, sys.path)),
-    }
     folders = [str(GOLDEN / name) for name in ("llama-untied", "gpt2", "gpt-neox")]
-    arguments = [sys.executable, "-c", EIGHT_DEVICES, *folders]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip().endswith("same")
+    assert run_on_eight_devices(EIGHT_DEVICES, *folders) == "same"
 
 
 @settings(max_examples=80, deadline=None)

@@ -1,8 +1,5 @@
 """Weights in 8 and 4 bits: how far from the plain ones, how they multiply, and what that does to a prompt."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -21,6 +18,7 @@ from jaxprompt.models.layers import linear
 from jaxprompt.models.quantize import GROUP, KINDS, Quantized
 from jaxprompt.weights.quantize import quantize_rows
 from tests.conftest import STORIES
+from tests.devices import run_on_eight_devices
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KIND = pytest.mark.parametrize("kind", KINDS)
@@ -241,16 +239,7 @@ print("same")
 
 
 def test_eight_devices_hold_what_one_does():
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": ":".join(filter(None, sys.path)),
-    }
-    arguments = [sys.executable, "-c", EIGHT_DEVICES, str(GOLDEN / "llama-untied"), STORIES]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip().endswith("same")
+    assert run_on_eight_devices(EIGHT_DEVICES, str(GOLDEN / "llama-untied"), STORIES) == "same"
 
 
 def test_unknown_kind():
