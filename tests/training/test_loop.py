@@ -49,7 +49,7 @@ def test_a_run_writes_what_it_promises(stories, rows, tmp_path, quiet):
 
 
 @pytest.mark.parametrize(
-    "method", ["soft", "prefix", *(pytest.param(name, marks=pytest.mark.slow) for name in ("accumulate", "head"))]
+    "method", ["soft", *(pytest.param(name, marks=pytest.mark.slow) for name in ("prefix", "accumulate", "head"))]
 )
 def test_a_killed_run_resumes_to_the_bit_identical_prompt(stories, rows, tmp_path, quiet, monkeypatch, method):
     changes = {
