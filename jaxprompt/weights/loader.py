@@ -53,8 +53,8 @@ def load_params(
       The parameter tree, and canonical -> stored name of the weights used.
 
     Raises:
-      InputError: missing, unexpected, mis-shaped and mis-typed weights, all in one line; a head that config.json ties
-        to the word embedding and that differs from it; a weight that float16 cannot hold.
+      InputError: missing, unexpected, mis-shaped and mis-typed weights, all in one line; a copy of the word
+        embedding, or a head that config.json ties to it, that differs from it; a weight that float16 cannot hold.
     """
     boxed = jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
     expected = flatten_dict(nn.meta.unbox(boxed), sep="/")
@@ -114,7 +114,7 @@ def _check(
                 misshaped[name] = f"{name} is {list(tensor.shape)}, config.json says {list(shape)}"
             elif type_name(tensor) not in _TYPES:
                 mistyped[name] = f"{name} is {type_name(tensor)}, expected {', '.join(_TYPES)}"
-    ignored = re.compile("|".join(family.ignored))
+    ignored = re.compile("|".join([*family.ignored, *map(re.escape, family.embedding_copies)]))
     unexpected = [name for name in names if name not in used and not ignored.fullmatch(name)]
     problems = [
         f"{what}: {shorten(found)}"
@@ -134,16 +134,18 @@ def _check(
 def _check_tied(
     checkpoint: Checkpoint, family: Family, rows: list[Weight], names: Mapping[str, str], used: Mapping[str, str]
 ) -> None:
-    """Raises InputError if a stored head that goes unused is not the word embedding."""
-    head = family.tied_copy
-    if head not in names or head in used:
-        return
+    """Raises InputError if what goes unused as a copy of the word embedding is none."""
     word = next(row.name for row in rows if row.path == "word/weight")
-    if not _equal(checkpoint.tensors[names[head]], checkpoint.tensors[names[word]]):
-        raise InputError(
-            f"weights in {checkpoint.folder}: {names[head]} differs from {names[word]}, to which config.json ties it: "
-            "set tie_word_embeddings to false in config.json"
-        )
+    for copy in (family.tied_copy, *family.embedding_copies):
+        if copy not in names or copy in used:
+            continue
+        if not _equal(checkpoint.tensors[names[copy]], checkpoint.tensors[names[word]]):
+            why = (
+                "to which config.json ties it: set tie_word_embeddings to false in config.json"
+                if copy == family.tied_copy
+                else f"of which model_type {family.name} makes it a copy: store the embedding that was trained as both"
+            )
+            raise InputError(f"weights in {checkpoint.folder}: {names[copy]} differs from {names[word]}, {why}")
 
 
 def _equal(one: np.ndarray, other: np.ndarray) -> bool:

@@ -241,6 +241,17 @@ def test_a_tied_head_that_differs_is_refused(tmp_path, name):
     refused(write(tmp_path, name, {**weights, head: weights[head][:-1]}), f"{head} differs from")
 
 
+@pytest.mark.parametrize("name", ["t5", "mbart"])
+def test_a_copy_of_the_shared_embedding_that_differs_is_refused(tmp_path, name):
+    weights = stored(name)
+    word = next(stored_name for stored_name in weights if stored_name.endswith("shared.weight"))
+    copy = word.replace("shared", "decoder.embed_tokens")
+    weights[copy] = weights[word].copy()
+    assert_same(load_backbone(write(tmp_path, name, weights)), load_backbone(GOLDEN / name))
+    weights[copy][1, 1] += 1e-3
+    refused(write(tmp_path, name, weights), f"{copy} differs from {word}", "store the embedding")
+
+
 def test_a_head_that_is_not_tied_may_differ_and_is_used(tmp_path):
     weights, head = tied("llama3-tied-biases")
     weights[head] += 1

@@ -6,6 +6,7 @@ from typing import Any
 from jaxprompt.errors import InputError
 from jaxprompt.models.block import BlockConfig
 from jaxprompt.models.families.base import (
+    SHARED_COPIES,
     Family,
     Weight,
     activation,
@@ -102,7 +103,11 @@ def _weights(config: Seq2SeqConfig) -> tuple[Weight, ...]:
     )
 
 
-# Copies of the shared embedding.
-_IGNORED = (r"(encoder|decoder)\.embed_tokens\.weight", r"lm_head\.weight")
-BART = Family("bart", "model.", lambda c, n: _translate(c, n, False), _weights, _IGNORED)
-MBART = Family("mbart", "model.", lambda c, n: _translate(c, n, True), _weights, _IGNORED)
+# The copy of the tied head.
+_IGNORED = (r"lm_head\.weight",)
+BART = Family(
+    "bart", "model.", lambda c, n: _translate(c, n, False), _weights, _IGNORED, embedding_copies=SHARED_COPIES
+)
+MBART = Family(
+    "mbart", "model.", lambda c, n: _translate(c, n, True), _weights, _IGNORED, embedding_copies=SHARED_COPIES
+)

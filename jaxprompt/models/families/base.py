@@ -33,6 +33,10 @@ class Weight:
         return self.rows[1] if self.rows is not None else rows * self.part[1]
 
 
+# Where an encoder-decoder's files repeat the word embedding that both sides share.
+SHARED_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """One `model_type`.
@@ -46,6 +50,7 @@ class Family:
       ignored: regular expressions of stored names that are no weights of the backbone.
       renames: (old ending, today's ending) of names in checkpoints of earlier releases.
       tied_copy: the head's weight. One that is stored where config.json ties the head must equal the word embedding.
+      embedding_copies: names under which files repeat the word embedding, always; they must equal it.
     """
 
     name: str
@@ -55,6 +60,7 @@ class Family:
     ignored: tuple[str, ...]
     renames: tuple[tuple[str, str], ...] = ()
     tied_copy: str = "lm_head.weight"
+    embedding_copies: tuple[str, ...] = ()
 
     def canonical(self, name: str) -> str:
         """Returns a stored name without prefix, in today's spelling."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxprompt.errors import InputError
 from jaxprompt.models.block import BlockConfig
-from jaxprompt.models.families.base import Family, Weight, named_activation, refuse, setting, token_id
+from jaxprompt.models.families.base import SHARED_COPIES, Family, Weight, named_activation, refuse, setting, token_id
 from jaxprompt.models.relative import RelativePositions
 from jaxprompt.models.seq2seq import Seq2SeqConfig
 
@@ -104,10 +104,7 @@ def _weights(config: Seq2SeqConfig) -> tuple[Weight, ...]:
     )
 
 
-# Copies of the shared embedding, and a bias that early releases stored and nothing ever used.
-_IGNORED = (
-    r"(encoder|decoder)\.embed_tokens\.weight",
-    r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
-)
-T5 = Family("t5", "", _t5, _weights, _IGNORED)
-MT5 = Family("mt5", "", _mt5, _weights, _IGNORED)
+# A bias that early releases stored and nothing ever used.
+_IGNORED = (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",)
+T5 = Family("t5", "", _t5, _weights, _IGNORED, embedding_copies=SHARED_COPIES)
+MT5 = Family("mt5", "", _mt5, _weights, _IGNORED, embedding_copies=SHARED_COPIES)
