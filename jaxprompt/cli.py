@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns the exit status: 0, or 2 after bad input, or 130 when interrupted."""
     try:
         args = _parsed(argv)
+        _keep_compiled()
         summary = args.run(args)
     except InputError as error:
         print(f"jaxprompt: error: {error}", file=sys.stderr)
@@ -24,6 +26,17 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         print(json.dumps(summary, ensure_ascii=False))
     return 0
+
+
+def _keep_compiled() -> None:
+    """Lets the next command load what this one compiles, unless JAX was told of a folder for that already."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(caches, "jaxprompt", "compiled")))
+        # Bytes; what was not used for longest goes first.
+        jax.config.update("jax_compilation_cache_max_size", 1 << 30)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -237,6 +237,21 @@ def test_a_process_ends_with_status_2_and_one_line(here):
     assert done.stderr == "jaxprompt: error: 'a-folder' is not a run folder: it holds no config.yaml\n"
 
 
+def test_a_command_loads_what_an_earlier_one_compiled(tmp_path):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    del environment["JAX_COMPILATION_CACHE_DIR"]
+    argv = [sys.executable, "-m", "jaxprompt", "generate", STORIES, "--text", "A dog", "--max-new-tokens", "3"]
+
+    def programs():
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and done.stderr.count("\n") <= 1, done.stderr
+        return {path.name for path in (tmp_path / "jaxprompt" / "compiled").glob("*-cache")}
+
+    first = programs()
+    assert first
+    assert programs() == first
+
+
 def run(capsys, *argv):
     """The lines of standard output of a command that succeeds."""
     capsys.readouterr()
