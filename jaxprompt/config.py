@@ -103,6 +103,7 @@ class TrainConfig(Section):
     steps: int = Field(1000, ge=0, description="optimizer steps; 0 scores the prompt without training")
     batch_size: PositiveInt = Field(32, description="examples per step")
     accumulate: PositiveInt = Field(1, description="split each batch into this many parts, to save memory")
+    eval_start: bool = Field(True, description="whether the prompt is also evaluated before the first step")
     eval_every: PositiveInt | None = Field(None, description="steps between evaluations; unset: ten in all")
     eval_batch_size: PositiveInt | None = Field(None, description="examples per evaluation batch; unset: batch_size")
     patience: PositiveInt | None = Field(None, description="stop after this many evaluations without improvement")

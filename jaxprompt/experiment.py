@@ -1,6 +1,7 @@
 """From a config to the parts of a run: backbone, method, objective, encoder, rows of data."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class Experiment:
     encoder: Encoder
     label_vectors: jax.Array | None
 
-    @property
+    @functools.cached_property
     def labels(self) -> LabelSet | None:
         return LabelSet(self.objective.label_names) if self.objective.scores_classes else None
 

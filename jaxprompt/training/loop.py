@@ -130,7 +130,11 @@ class _Run:
 
     def _loop(self, step, state, checkpoints, metrics_file) -> TrainState:
         start, pending = int(state.step), []
-        if start == 0 and self.data.validation is not None:
+        if (
+            start == 0
+            and self.data.validation is not None
+            and (self.experiment.config.train.eval_start or not self.steps)
+        ):
             self.reporter.say(f"scoring the start on {self.data.validation.size} validation examples ...")
             self._evaluate(state, 0, metrics_file)
         if start >= self.steps or self.record["stopped"]:

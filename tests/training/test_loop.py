@@ -101,8 +101,9 @@ def test_a_killed_run_resumes_to_the_bit_identical_prompt(stories, rows, tmp_pat
 
 
 def test_a_finished_run_is_returned_as_it_is(stories, rows, tmp_path, quiet):
-    tree = config(rows, tmp_path / "run", train={"steps": 4})
+    tree = config(rows, tmp_path / "run", train={"steps": 4, "eval_start": False})
     first = jaxprompt.train(tree, backbone=stories, reporter=quiet)
+    assert [r["step"] for r in records(first.run_dir) if "validation" in r] == [4]
     before = (first.run_dir / "metrics.jsonl").read_bytes()
     again = jaxprompt.train(tree, backbone=stories, reporter=quiet)
     assert again.metrics == first.metrics
