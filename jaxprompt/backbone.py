@@ -169,10 +169,14 @@ class Backbone:
         cache: Cache | None = None,
         memory: Memory | None = None,
         at: Int[Array, "rows n"] | None = None,
+        prompt: Int[Array, " prompt"] | None = None,
     ):
         """Returns hidden states `[R, S, D]` after the final norm; with `cache`, (hidden states, advanced cache).
 
         With `at`, only the hidden states `[R, N, D]` of those positions, for which the last layer does less.
+
+        With `prompt`, every row sees that sequence behind the prefix: as `prefix=prefill(prompt, prefix=prefix)`, but
+        that both are computed together. Causal backbones only; positions of the rows count it.
 
         With a cache, the S tokens of row r go to its slots `index[r]` to `index[r] + S - 1` and see every slot up to
         their own, and the prefix. Real tokens come first in a row; tokens of segment 0 behind them are not counted
@@ -184,6 +188,8 @@ class Backbone:
         more = {"memory": memory} if self.seq2seq else {}
         if cache is None:
             more["at"] = at
+        if prompt is not None:
+            more["prompt"] = prompt
         method = "encode" if cache is None else "decode"
         return self.module.apply({"params": params}, *arguments, soft, prefix, method=method, **more)
 

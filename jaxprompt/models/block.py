@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxprompt.models.layers import ACTIVATIONS, Linear, Norm
 from jaxprompt.models.rotary import rotate
-from jaxprompt.ops.attention import View, attend
+from jaxprompt.ops.attention import Joined, View, attend
 from jaxprompt.ops.losses import gather_positions
 
 
@@ -105,6 +105,7 @@ class Attention(nn.Module):
         angles=None,
         interleaved: bool = False,
         prefix=(None, None),
+        joined: Joined | None = None,
         cache=None,
         slots=None,
         layer=None,
@@ -118,6 +119,8 @@ class Attention(nn.Module):
           angles: rotary cosines and sines `[2, rows, seq, half]`.
           interleaved: see `rotate`.
           prefix: this layer's shared keys and values `[prefix, kv_heads, head_dim]`.
+          joined: `x` is a prompt and the rows end to end, `[1, tokens, embed]`, `view` is that of the rows, and
+            `queries` are of the rows alone.
           cache: keys and values `[layers, rows, kv_seq, kv_heads, head_dim]` of all layers.
           slots: `[rows, seq]`, where in the cache the new keys go.
           layer: which layer of the cache is this one's.
@@ -127,30 +130,32 @@ class Attention(nn.Module):
         """
         cfg = self.config
         asking, asking_angles = (x, angles) if queries is None else queries
-        rows, seq = asking.shape[:2]
         q = self._heads(self.q(asking), self.q_norm if cfg.qk_norm != "none" else None)
         k, v = self.keys_values(x) if keys_values is None else keys_values
         if angles is not None:
             q, k = rotate(q, asking_angles, interleaved), rotate(k, angles, interleaved)
-        keys, values = k, v
+        see = partial(attend, scale=cfg.attention_scale, softcap=cfg.attention_softcap)
+        keys, values, prompt = k, v, None
+        if joined is not None:
+            (prompt_k, keys), (prompt_v, values) = joined.split(k), joined.split(v)
+            if queries is None:
+                prompt_q, q = joined.split(q)
+                prompt = see(prompt_q, prompt_k, prompt_v, joined.view, prefix_keys=prefix[0], prefix_values=prefix[1])
+            prefix = [
+                new[0] if old is None else jnp.concatenate([old, new[0]])
+                for old, new in zip(prefix, (prompt_k, prompt_v), strict=True)
+            ]
         if cache is not None:
-            row = jnp.arange(rows)[:, None]
+            row = jnp.arange(q.shape[0])[:, None]
             # A slot past the end belongs to a row that is finished: dropped, not clamped onto the last one.
             cache = tuple(
                 old.at[layer, row, slots].set(new, mode="drop") for old, new in zip(cache, (k, v), strict=True)
             )
             keys, values = cache[0][layer], cache[1][layer]
-        out = attend(
-            q,
-            keys,
-            values,
-            view,
-            scale=cfg.attention_scale,
-            softcap=cfg.attention_softcap,
-            prefix_keys=prefix[0],
-            prefix_values=prefix[1],
-        )
-        return self.out(out.reshape(rows, seq, cfg.num_heads * cfg.head_dim)), (k, v), cache
+        out = see(q, keys, values, view, prefix_keys=prefix[0], prefix_values=prefix[1])
+        if prompt is not None:
+            out = joined.join(prompt, out)
+        return self.out(out.reshape(*out.shape[:2], cfg.num_heads * cfg.head_dim)), (k, v), cache
 
 
 class MLP(nn.Module):
@@ -194,27 +199,42 @@ class Block(nn.Module):
         return self.cross.keys_values(hidden)
 
     def __call__(
-        self, x, view: View, *, at=None, angles=None, memory=None, memory_view: View | None = None, **attention
+        self,
+        x,
+        view: View,
+        *,
+        at=None,
+        joined: Joined | None = None,
+        rows_only: bool = False,
+        angles=None,
+        memory=None,
+        memory_view: View | None = None,
+        **attention,
     ):
         """Returns `x` after the layer, new (keys, values), updated cache.
 
         Args:
           x: `[rows, seq, embed]`.
           at: `[rows, n]`, the only positions of which the layer's output is wanted; None: all.
+          joined: `x` is a prompt and the rows end to end, see `Attention`.
+          rows_only: of those, the output of the rows alone is wanted, as `[rows, seq, embed]`; `at` is about them.
           memory: keys and values of the cross-attention, seen as `memory_view` says.
           attention: as in `Attention`.
         """
         kept = []
 
         def pick(array):
+            array = joined.split(array)[1] if rows_only else array
             return array if at is None else gather_positions(array, at)
 
         def attend_self(y):
             queries = None
-            if at is not None:
-                turned = None if angles is None else jnp.take_along_axis(angles, at[None, :, :, None], axis=2)
+            if rows_only or at is not None:
+                turned = joined.split(angles, axis=1)[1] if rows_only and angles is not None else angles
+                if turned is not None and at is not None:
+                    turned = jnp.take_along_axis(turned, at[None, :, :, None], axis=2)
                 queries = pick(y), turned
-            out, *rest = self.attention(y, view.pick(at), queries=queries, angles=angles, **attention)
+            out, *rest = self.attention(y, view.pick(at), queries=queries, angles=angles, joined=joined, **attention)
             kept[:] = rest
             return out
 

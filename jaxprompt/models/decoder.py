@@ -1,6 +1,7 @@
 """The causal decoder. Its families differ by `DecoderConfig` alone."""
 
 import dataclasses
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -16,8 +17,8 @@ from jaxprompt.models.block import Block, BlockConfig, make_norm
 from jaxprompt.models.layers import Linear, Table, embed_ids, linear
 from jaxprompt.models.rotary import Rotary
 from jaxprompt.models.stack import is_last, run_layers
-from jaxprompt.ops.attention import View, visibility, windowed
-from jaxprompt.sharding import constrain_rows
+from jaxprompt.ops.attention import Joined, View, visibility, windowed
+from jaxprompt.sharding import constrain_rows, row_shards
 from jaxprompt.types import Inputs, Prefix
 
 
@@ -140,10 +141,28 @@ class Decoder(nn.Module):
         return embed_ids(self.word.weight, soft, ids, self.config.embed_scale)
 
     def encode(
-        self, inputs: Inputs, soft=None, prefix: Prefix | None = None, at=None
+        self,
+        inputs: Inputs,
+        soft=None,
+        prefix: Prefix | None = None,
+        at=None,
+        prompt: Int[Array, " prompt"] | None = None,
     ) -> Float[Array, "rows seq embed"]:
-        """Hidden states of packed rows, after the final norm; of the positions `at [rows, n]` alone, if given."""
-        return self._finish(self._run(inputs, soft, prefix, self._views(inputs, prefix), at=at)[0])
+        """Hidden states of packed rows, after the final norm; of the positions `at [rows, n]` alone, if given.
+
+        All rows see the `prompt`, which stands behind the prefix, as if it had been prefilled.
+        """
+        if prompt is not None and self.mesh is not None and row_shards(self.mesh) > 1:
+            # Laid end to end with a prompt, rows could not be split over devices.
+            prefix, prompt = self.prefill(prompt, soft, prefix), None
+        start = _length(prefix)
+        if prompt is None:
+            return self._finish(self._run(inputs, soft, prefix, self._views(inputs, start), at=at)[0])
+        ahead = _sequence(prompt, start)
+        both = jax.tree.map(Joined.join, ahead, Inputs(inputs.ids, inputs.positions, inputs.segments))
+        views = self._views(inputs, start + ahead.ids.shape[1])
+        before = self._views(ahead, start), inputs.ids.shape[0]
+        return self._finish(self._run(both, soft, prefix, views, at=at, ahead=before)[0])
 
     def decode(
         self, inputs: Inputs, cache: Cache, soft=None, prefix: Prefix | None = None
@@ -153,18 +172,17 @@ class Decoder(nn.Module):
         Tokens of segment 0 are padding behind a row's real tokens; the row's next tokens overwrite them.
         """
         slots = cache.slots(inputs.ids.shape[1])
-        start = 0 if prefix is None else prefix.length
+        start = _length(prefix)
         keys_at = jnp.broadcast_to(start + jnp.arange(cache.keys.shape[2]), (1, cache.keys.shape[2]))
-        views = self._with_local(cache.seen(slots), start + slots, keys_at, prefix)
+        views = self._with_local(cache.seen(slots), start + slots, keys_at, start)
         x, _, arrays = self._run(inputs, soft, prefix, views, (cache.keys, cache.values), slots)
         return self._finish(x), cache.advance(arrays, inputs)
 
     def prefill(self, ids: Int[Array, " prompt"], soft=None, prefix: Prefix | None = None) -> Prefix:
         """Keys and values of one sequence, behind those of `prefix` if given."""
-        start = 0 if prefix is None else prefix.length
-        positions = jnp.arange(start, start + ids.shape[0])[None]
-        inputs = Inputs(ids[None], positions, jnp.ones_like(positions))
-        _, (keys, values), _ = self._run(inputs, soft, prefix, self._views(inputs, prefix), keep_kv=True)
+        start = _length(prefix)
+        inputs = _sequence(ids, start)
+        _, (keys, values), _ = self._run(inputs, soft, prefix, self._views(inputs, start), keep_kv=True)
         keys, values = keys[:, 0], values[:, 0]
         if prefix is not None:
             keys = jnp.concatenate([prefix.keys.astype(keys.dtype), keys], axis=1)
@@ -185,28 +203,32 @@ class Decoder(nn.Module):
             logits = logits * cfg.logit_scale
         return logits if cfg.logit_softcap is None else cfg.logit_softcap * jnp.tanh(logits / cfg.logit_softcap)
 
-    def _views(self, inputs: Inputs, prefix: Prefix | None) -> tuple[View, View | None]:
-        """What tokens of global and of local layers see."""
-        return self._with_local(View(visibility(inputs, causal=True)), inputs.positions, inputs.positions, prefix)
+    def _views(self, inputs: Inputs, start: int) -> tuple[View, View | None]:
+        """What tokens of global and of local layers see, behind a prefix of `start` tokens."""
+        return self._with_local(View(visibility(inputs, causal=True)), inputs.positions, inputs.positions, start)
 
-    def _with_local(self, view, queries, keys, prefix):
+    def _with_local(self, view, queries, keys, start):
         if not any(self.config.local_layers):
             return view, None
-        return view, windowed(view, self.config.window, queries, keys, 0 if prefix is None else prefix.length)
+        return view, windowed(view, self.config.window, queries, keys, start)
 
     def _finish(self, x):
         x = self.final_norm(x) if self.config.final_norm else x
         return x if self.config.soft_size == self.config.hidden_size else self.project_out(x)
 
-    def _run(self, inputs, soft, prefix, views, cache=None, slots=None, keep_kv=False, at=None):
-        """Returns hidden states before the final norm, all layers' new (keys, values) or None, the updated cache."""
+    def _run(self, inputs, soft, prefix, views, cache=None, slots=None, keep_kv=False, at=None, ahead=None):
+        """Returns hidden states before the final norm, all layers' new (keys, values) or None, the updated cache.
+
+        With `ahead`, a prompt's views and the number of rows, the inputs are that prompt and the rows end to end.
+        """
         cfg = self.config
         x = self.embed(inputs.ids, soft)
         if cfg.input_scale != 1.0:
             x = x * jnp.asarray(cfg.input_scale, x.dtype)
         if cfg.soft_size != cfg.hidden_size:
             x = self.project_in(x)
-        x = constrain_rows(x, self.mesh)
+        place = partial(constrain_rows, mesh=self.mesh) if ahead is None else lambda x: x
+        x = place(x)
         angles = local_angles = None
         if cfg.rotary is None:
             x = x + self.position(inputs.positions)
@@ -216,15 +238,20 @@ class Decoder(nn.Module):
         if prefix is not None:
             prefix = jax.tree.map(lambda array: array.astype(self.dtype), prefix)
         interleaved = cfg.rotary is not None and cfg.rotary.interleaved
+        before, rows = ((None, None), 0) if ahead is None else ahead
 
         def step(block, carry, prefix_kv, layer):
             x, cache = carry
-            view, turned = _of_layer(layer, cfg.local_layers, (views[0], angles), (views[1], local_angles))
-            wanted = at if is_last(layer, cfg.num_layers) else None
+            view, prompt_view, turned = _of_layer(
+                layer, cfg.local_layers, (views[0], before[0], angles), (views[1], before[1], local_angles)
+            )
+            last = is_last(layer, cfg.num_layers)
             x, kv, cache = block(
                 x,
                 view,
-                at=wanted,
+                at=at if last else None,
+                joined=None if ahead is None else Joined(prompt_view, prompt_view.row.shape[1], rows),
+                rows_only=last and ahead is not None,
                 angles=turned,
                 interleaved=interleaved,
                 prefix=prefix_kv,
@@ -232,10 +259,10 @@ class Decoder(nn.Module):
                 slots=slots,
                 layer=layer,
             )
-            return (constrain_rows(x, self.mesh), cache), kv if keep_kv else None
+            return (place(x), cache), kv if keep_kv else None
 
         # Where not all of the last layer's output is used, it is worth a program of its own.
-        apart = at is not None or keep_kv
+        apart = at is not None or keep_kv or ahead is not None
         (x, cache), kv = run_layers(self.layers, step, (x, cache), prefix, cfg.num_layers, self.remat, apart)
         return x, kv, cache
 
@@ -250,7 +277,18 @@ def _of_layer(layer, local_layers: tuple[bool, ...], everywhere, local):
         return local if local_layers[layer] else everywhere
     is_local = jnp.asarray(np.asarray(local_layers))[layer]
     # A global layer sees the whole prefix.
-    view, angles = everywhere
-    if local[0].prefix is not None:
-        view = view.replace(prefix=jnp.ones_like(local[0].prefix))
-    return jax.tree.map(lambda a, b: jnp.where(is_local, a, b), local, (view, angles))
+    everywhere = [
+        view.replace(prefix=jnp.ones_like(seen.prefix)) if isinstance(view, View) and seen.prefix is not None else view
+        for view, seen in zip(everywhere, local, strict=True)
+    ]
+    return jax.tree.map(lambda a, b: jnp.where(is_local, a, b), list(local), everywhere)
+
+
+def _length(prefix: Prefix | None) -> int:
+    return 0 if prefix is None else prefix.length
+
+
+def _sequence(ids: Int[Array, " seq"], start: int) -> Inputs:
+    """One sequence as a row, its positions from `start` on."""
+    positions = jnp.arange(start, start + ids.shape[0])[None]
+    return Inputs(ids[None], positions, jnp.ones_like(positions))

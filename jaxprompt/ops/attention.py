@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxprompt.types import Inputs
 
@@ -37,6 +37,33 @@ class View(struct.PyTreeNode):
             return jnp.take_along_axis(bias, at[:, None, :, None], axis=2)
 
         return View(seen(self.row), seen(self.prefix), added(self.row_bias), added(self.prefix_bias))
+
+
+class Joined(struct.PyTreeNode):
+    """A prompt and the rows that see it, laid end to end in arrays `[1, prompt + rows * seq, ...]`.
+
+    What works token by token then reads the weights once for both, and a prompt of a few tokens costs no pass of its
+    own. Attention takes the two apart.
+
+    Attributes:
+      view: what the prompt's tokens see of each other and of a prefix before them.
+      length: tokens of the prompt.
+      rows: how many rows there are.
+    """
+
+    view: View
+    length: int = struct.field(pytree_node=False)
+    rows: int = struct.field(pytree_node=False)
+
+    @staticmethod
+    def join(prompt: Shaped[Array, "1 prompt *rest"], rows: Shaped[Array, "rows seq *rest"]):
+        """Lays both end to end."""
+        return jnp.concatenate([prompt, rows.reshape(1, -1, *rows.shape[2:])], axis=1)
+
+    def split(self, both: Shaped[Array, "..."], axis: int = 0):
+        """Takes `[*axis, 1, tokens, *rest]` apart, laid end to end along the axis behind `axis`, which has size 1."""
+        prompt, rows = jnp.split(both, [self.length], axis=axis + 1)
+        return prompt, rows.reshape(*both.shape[:axis], self.rows, -1, *both.shape[axis + 2 :])
 
 
 def visibility(inputs: Inputs, causal: bool) -> Bool[Array, "rows seq seq"]:

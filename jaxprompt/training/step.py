@@ -64,8 +64,7 @@ class Forward:
         conditioning = self.method.apply(trainable["prompt"])
         prefix = conditioning.prefix if conditioning.prefix is not None else frozen["hard_prefix"]
         _, shared = self._split()
-        if shared.size:
-            prefix = backbone.prefill(params, jnp.asarray(shared), soft=conditioning.soft, prefix=prefix)
+        prompt = jnp.asarray(shared) if shared.size else None
         inputs = batch.inputs
         if conditioning.prefix is not None:
             inputs = inputs.replace(positions=inputs.positions + conditioning.prefix.length)
@@ -73,7 +72,9 @@ class Forward:
         if batch.source is not None:
             memory = backbone.read(params, batch.source, soft=conditioning.soft, prefix=conditioning.source_prefix)
         at = self.objective.positions(batch)
-        hidden = backbone.apply(params, inputs, soft=conditioning.soft, prefix=prefix, memory=memory, at=at)
+        hidden = backbone.apply(
+            params, inputs, soft=conditioning.soft, prefix=prefix, memory=memory, at=at, prompt=prompt
+        )
         return self.objective.score(backbone, params, trainable["head"], frozen["labels"], hidden, batch)
 
     def _split(self) -> tuple[np.ndarray, np.ndarray]:
