@@ -90,6 +90,27 @@ def test_prefill_continues_a_prefix(llama):
     close(continued.values, whole.values)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_prompt_beside_the_rows_equals_a_prefilled_one(decoders, name):
+    """Behind a hard prefix, at some positions and at all of them."""
+    backbone, soft, prompt = decoders[name], soft_prompt(2), jnp.asarray([V, 5, V + 1])
+    at = jnp.asarray([[1, 3], [4, 0]])
+
+    @jax.jit
+    def both(params):
+        prefix = backbone.prefill(params, jnp.asarray([3, 4]))
+        behind = backbone.prefill(params, prompt, soft=soft, prefix=prefix)
+        inputs = rows(IDS, start=5)
+        return [
+            (backbone.apply(params, inputs, prefix=behind, at=where),
+             backbone.apply(params, inputs, soft=soft, prefix=prefix, prompt=prompt, at=where))
+            for where in (None, at)
+        ]  # fmt: skip
+
+    for want, got in both(backbone.params):
+        close(got, want)
+
+
 def packed(segments, rows_of):
     """Packs `[ids, ids, ...]` into one row, with padding behind."""
     ids = np.concatenate([*rows_of, [0, 0]])

@@ -227,20 +227,6 @@ def test_the_program_is_small_and_holds_no_weights(minilm, rows):
     assert len(text) < 2**20
 
 
-def test_only_the_prompt_has_a_gradient(stories, rows):
-    """A step costs much less than one that also computes the weights' gradients."""
-    forward, trainable, batch = prepared(stories, rows, DECODER_CASES["soft-generation"])
-    frozen = forward.frozen()
-
-    def loss(trainable, params):
-        return forward(trainable, {**frozen, "params": params}, batch).loss
-
-    def flops(argnums):
-        return jax.jit(jax.grad(loss, argnums)).lower(trainable, stories.params).compile().cost_analysis()["flops"]
-
-    assert flops(0) < 0.8 * flops((0, 1))
-
-
 SHARDED = """
 import json, sys
 import jax, optax
