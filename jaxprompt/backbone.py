@@ -252,8 +252,8 @@ def load_backbone(
         `random:NAME`, a shape of `jaxprompt.models.presets` with random weights and a tokenizer of bytes.
       dtype: of weights and activations: "float32"; "bfloat16" or "float16" for half the memory.
       mesh: from `jaxprompt.sharding.make_mesh`; default: all devices, each with the whole model.
-      remat: what the backward pass recomputes: "none", "dots" (all but the weight matmuls) or "full". Use "none" on
-        a machine with memory to spare, "full" when activations do not fit.
+      remat: what the backward pass recomputes: "none", "dots" (all but the weight matmuls) or "full". Use "full" when
+        activations do not fit; "none" needs much more memory and is slower on a CPU, where memory is what limits.
       quantize: "int8" or "int4" keeps the matrices of attention and MLP in 8 or about 4.5 bits per weight, when the
         model does not fit otherwise. Embeddings, head, norms and biases stay in `dtype`, and so do activations. Int8
         hardly changes a prompt's gradient (cosine 0.998 to 0.999 on stories260K); int4 does (0.86 to 0.88 there).
