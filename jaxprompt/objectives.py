@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
@@ -115,12 +116,13 @@ class Objective:
             logprobs = token_logprobs(backbone.head, params, hidden, batch.target_ids, backbone.vocab_size)
             scores = sum_by_group(logprobs * batch.target_weight, batch.target_group, slots * self.num_words)
             scores = scores.reshape(rows, slots, self.num_words)
+        if all(len(group) == 1 for group in self.words):
+            return scores
         # The probability of a label is the sum of its words' probabilities.
-        ends = [sum(map(len, self.words[: i + 1])) for i in range(len(self.words))]
-        starts = [0, *ends[:-1]]
-        return jnp.stack(
-            [jax.nn.logsumexp(scores[..., a:b], axis=-1) for a, b in zip(starts, ends, strict=True)], axis=-1
-        )
+        label = np.repeat(np.arange(len(self.words)), [len(group) for group in self.words])
+        shape = (*scores.shape[:-1], len(self.words))
+        peak = jax.lax.stop_gradient(jnp.full(shape, -jnp.inf).at[..., label].max(scores))
+        return peak + jnp.log(jnp.zeros(shape).at[..., label].add(jnp.exp(scores - peak[..., label])))
 
 
 def class_scores(logits: Float[Array, "rows slots classes"], batch: Batch) -> Scores:
