@@ -49,7 +49,7 @@ class Side:
         optimizer = make_optimizer(config.optimizer, steps)
         self.step = make_train_step(experiment.forward(self.data.hoisted), optimizer)
         mesh = experiment.backbone.mesh
-        self.place = lambda part: jax.device_put(part, row_sharding(mesh))
+        self.place = lambda batch: jax.device_put(batch, row_sharding(mesh))
         self.trainable = experiment.init_trainable()
         # A head that starts at 0 would give the prompt no gradient in the first step.
         keys = iter(jax.random.split(jax.random.key(1), 8))
@@ -68,7 +68,7 @@ class Side:
                 took = []
                 for _ in range(2):
                     start = time.perf_counter()
-                    self.state, _ = self.step(self.state, jax.tree.map(self.place, batch, is_leaf=_is_batch))
+                    self.state, _ = self.step(self.state, self.place(batch))
                     jax.block_until_ready(self.state)
                     took.append(time.perf_counter() - start)
                 compiling += max(took[0] - took[1], 0.0)
@@ -97,7 +97,7 @@ class Side:
         pending = []
         for _ in range(steps):
             batch = next(self.batches)
-            self.state, figures = self.step(self.state, jax.tree.map(self.place, batch, is_leaf=_is_batch))
+            self.state, figures = self.step(self.state, self.place(batch))
             pending.append(figures["loss"])
         jax.block_until_ready((self.state, pending))
         return {"seconds": (time.perf_counter() - start) / steps, "losses": [float(loss) for loss in pending]}
@@ -112,10 +112,6 @@ class Side:
     def save(path: Path, trainable: dict) -> None:
         host = jax.device_get(trainable)
         np.savez(path, **host["prompt"], **{f"head_{name}": value for name, value in host["head"].items()})
-
-
-def _is_batch(value) -> bool:
-    return isinstance(value, Batch)
 
 
 def _shape(batch: Batch) -> str:

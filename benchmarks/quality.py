@@ -11,16 +11,12 @@ resumes or reuses them.
 
 import argparse
 import dataclasses
-import datetime
 import functools
 import json
-import os
-import platform
 import statistics
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
+import common
 import numpy as np
 
 from jaxprompt import generate, load_backbone, load_config, train
@@ -30,7 +26,6 @@ from jaxprompt.prediction import score
 from jaxprompt.prompt import Prompt
 from jaxprompt.report import Reporter
 
-RESULTS = Path("benchmarks/results")
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 STORY = "Once upon a time"
 STORY_GOES_ON = ", there was a little girl named Lily. She loved to play outside in the park."
@@ -106,7 +101,11 @@ def stories260k(paths: list[Path], data: Path | None) -> tuple[list[dict], str]:
         for r in records
     ]
     head = ("config", "learned numbers", "steps", "loss", "perplexity", "loss, words", "perplexity, words", "loss, end")
-    text = [table(head, rows), "", "Texts sampled after the prompt (temperature 0.7, top-p 0.9, the first four drawn):"]
+    text = [
+        common.table(head, rows),
+        "",
+        "Texts sampled after the prompt (temperature 0.7, top-p 0.9, the first four drawn):",
+    ]
     for r in records:
         text += ["", f"`{r['config']}`", "", *(f"- {' '.join(s.split()) or '(empty)'}" for s in r["samples"])]
     backbone = load(load_config(paths[0]).model, remat="none")
@@ -144,28 +143,10 @@ def classification(paths: list[Path], data: Path | None) -> tuple[list[dict], st
         )
     head = ("config", "prompt numbers", "head numbers", "steps", "accuracy %", "by seed", "loss", "s per step")
     majority = f"Always the most frequent class of the training rows: {100 * records[0]['majority_accuracy']:.1f} %."
-    return records, f"{table(head, rows)}\n\n{majority}"
+    return records, f"{common.table(head, rows)}\n\n{majority}"
 
 
 SUITES = {"stories260k": stories260k, "banking77": classification, "sst2": classification}
-
-
-def table(head: tuple, rows: list[tuple]) -> str:
-    """A Markdown table."""
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
-def machine() -> str:
-    """What the figures were measured on."""
-    device = jax.devices()[0]
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    where = f"{os.cpu_count()} cores of an {names[0] if names else platform.machine()}"
-    if device.platform != "cpu":
-        where = f"{jax.device_count()} x {device.device_kind}"
-    return f"{where}, {jnp.zeros(()).dtype}, jax {jax.__version__}, {datetime.date.today().isoformat()}"
 
 
 def plot(records: list[dict], path: Path) -> None:
@@ -197,14 +178,16 @@ def main() -> None:
         parser.error("sst2 needs --data: the data set does not come with the package")
     paths = sorted(Path("configs", args.suite).glob("*.yaml"))
     records, measured = SUITES[args.suite](paths, args.data)
-    RESULTS.mkdir(exist_ok=True)
-    result = RESULTS / f"quality_{args.suite}"
+    common.RESULTS.mkdir(exist_ok=True)
+    result = common.RESULTS / f"quality_{args.suite}"
     result.with_suffix(".jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
     plot(records, result.with_suffix(".png"))
     page = result.with_suffix(".md")
     text = page.read_text(encoding="utf-8") if page.exists() else f"{BEGIN}\n{END}\n"
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{machine()}\n\n{measured}\n{END}{after}", encoding="utf-8")
+    page.write_text(
+        f"{before}{BEGIN}\n{common.machine(common.jax_devices())}\n\n{measured}\n{END}{after}", encoding="utf-8"
+    )
     print(measured)
 
 

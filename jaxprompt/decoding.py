@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxprompt.types import Inputs, Prefix
+from jaxprompt.types import Inputs, Prefix, prefix_length
 
 # What an impossible hypothesis scores. Finite, so that sums of it stay ordered.
 _NEVER = -1.0e9
@@ -90,7 +90,7 @@ def _decode(model, search, params, ids, lengths, soft, prefix, source, source_pr
     if source is not None:
         memory = backbone.read(params, source, soft=soft, prefix=source_prefix)
     rows, length = ids.shape
-    start = 0 if prefix is None else prefix.length
+    start = prefix_length(prefix)
     cache = backbone.empty_cache(rows, length + search.max_new_tokens)
     real = (jnp.arange(length) < lengths[:, None]).astype(jnp.int32)
     positions = jnp.broadcast_to(start + jnp.arange(length), ids.shape)

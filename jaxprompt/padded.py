@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.errors import InputError
-from jaxprompt.types import Inputs, Prefix
+from jaxprompt.types import Inputs, Prefix, prefix_length
 
 
 def forward(backbone, with_head: bool, input_ids, attention_mask, prompt, decoder_input_ids) -> jax.Array:
@@ -80,7 +80,7 @@ def _parts(backbone, prompt) -> tuple[Any, Prefix | None, Prefix | None]:
 
 
 def _check_length(backbone, mask: np.ndarray, soft, prefix: Prefix | None) -> None:
-    ahead = (0 if soft is None else len(soft)) + (0 if prefix is None else prefix.length)
+    ahead = (0 if soft is None else len(soft)) + prefix_length(prefix)
     longest = int((mask != 0).sum(1).max()) if mask.size else 0
     if ahead + longest > backbone.max_positions:
         raise InputError(
@@ -113,7 +113,7 @@ def _forward(module, with_head, params, ids, mask, soft, prefix):
     if soft is not None and module.causal:
         soft_ids = module.config.vocab_size + jnp.arange(soft.shape[0])
         prefix = module.apply(variables, soft_ids, soft, prefix, method="prefill")
-    inputs = _inputs(ids, mask, 0 if prefix is None else prefix.length)
+    inputs = _inputs(ids, mask, prefix_length(prefix))
     if soft is not None and not module.causal:
         ahead = soft.shape[0]
         inputs = _with_soft(module, inputs, ahead)
@@ -133,6 +133,6 @@ def _translate(module, with_head, params, ids, mask, targets, soft, prefix, sour
     if soft is not None:
         source = _with_soft(module, source, soft.shape[0])
     memory = module.apply(variables, source, soft, source_prefix, method="read")
-    inputs = _inputs(targets, jnp.ones_like(targets), 0 if prefix is None else prefix.length)
+    inputs = _inputs(targets, jnp.ones_like(targets), prefix_length(prefix))
     hidden = module.apply(variables, inputs, None, prefix, memory=memory, method="encode")
     return module.apply(variables, hidden, method="logits") if with_head else hidden

@@ -20,6 +20,11 @@ class Prefix(struct.PyTreeNode):
     length: int = struct.field(pytree_node=False)
 
 
+def prefix_length(prefix: Prefix | None) -> int:
+    """Returns the position at which the tokens after a prefix start; 0 without one."""
+    return 0 if prefix is None else prefix.length
+
+
 class Inputs(struct.PyTreeNode):
     """Packed rows: what a backbone reads.
 

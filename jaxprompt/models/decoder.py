@@ -19,7 +19,7 @@ from jaxprompt.models.rotary import Rotary
 from jaxprompt.models.stack import is_last, run_layers
 from jaxprompt.ops.attention import Joined, View, visibility, windowed
 from jaxprompt.sharding import constrain_rows, row_shards
-from jaxprompt.types import Inputs, Prefix
+from jaxprompt.types import Inputs, Prefix, prefix_length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ class Decoder(nn.Module):
         if prompt is not None and self.mesh is not None and row_shards(self.mesh) > 1:
             # Laid end to end with a prompt, rows could not be split over devices.
             prefix, prompt = self.prefill(prompt, soft, prefix), None
-        start = _length(prefix)
+        start = prefix_length(prefix)
         if prompt is None:
             return self._finish(self._run(inputs, soft, prefix, self._views(inputs, start), at=at)[0])
         ahead = _sequence(prompt, start)
@@ -172,7 +172,7 @@ class Decoder(nn.Module):
         Tokens of segment 0 are padding behind a row's real tokens; the row's next tokens overwrite them.
         """
         slots = cache.slots(inputs.ids.shape[1])
-        start = _length(prefix)
+        start = prefix_length(prefix)
         keys_at = jnp.broadcast_to(start + jnp.arange(cache.keys.shape[2]), (1, cache.keys.shape[2]))
         views = self._with_local(cache.seen(slots), start + slots, keys_at, start)
         x, _, arrays = self._run(inputs, soft, prefix, views, (cache.keys, cache.values), slots)
@@ -180,7 +180,7 @@ class Decoder(nn.Module):
 
     def prefill(self, ids: Int[Array, " prompt"], soft=None, prefix: Prefix | None = None) -> Prefix:
         """Keys and values of one sequence, behind those of `prefix` if given."""
-        start = _length(prefix)
+        start = prefix_length(prefix)
         inputs = _sequence(ids, start)
         _, (keys, values), _ = self._run(inputs, soft, prefix, self._views(inputs, start), keep_kv=True)
         keys, values = keys[:, 0], values[:, 0]
@@ -282,10 +282,6 @@ def _of_layer(layer, local_layers: tuple[bool, ...], everywhere, local):
         for view, seen in zip(everywhere, local, strict=True)
     ]
     return jax.tree.map(lambda a, b: jnp.where(is_local, a, b), list(local), everywhere)
-
-
-def _length(prefix: Prefix | None) -> int:
-    return 0 if prefix is None else prefix.length
 
 
 def _sequence(ids: Int[Array, " seq"], start: int) -> Inputs:

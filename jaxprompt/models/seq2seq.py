@@ -18,7 +18,7 @@ from jaxprompt.models.relative import RelativePositions
 from jaxprompt.models.stack import is_last, run_layers
 from jaxprompt.ops.attention import View, visibility
 from jaxprompt.sharding import constrain_rows
-from jaxprompt.types import Inputs, Prefix
+from jaxprompt.types import Inputs, Prefix, prefix_length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -241,7 +241,7 @@ class Seq2Seq(nn.Module):
         """
         slots = cache.slots(inputs.ids.shape[1])
         keys_at = jnp.arange(cache.keys.shape[2])[None]
-        start = 0 if prefix is None else prefix.length
+        start = prefix_length(prefix)
         view = self.decoder.biased(cache.seen(slots), slots, keys_at, start + slots, prefix)
         x, arrays = self.decoder(
             self.embed(inputs.ids, soft), inputs, view, prefix, memory, (cache.keys, cache.values), slots

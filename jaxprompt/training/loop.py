@@ -143,7 +143,7 @@ class _Run:
         self.reporter.start(self.steps, start)
         meter, batch_size = Meter(), self.experiment.config.train.batch_size
         for number, batch in enumerate(self.data.train_batches(start), start + 1):
-            state, figures = step(state, jax.tree.map(self.place, batch, is_leaf=_is_batch))
+            state, figures = step(state, self.place(batch))
             pending.append(figures)
             meter.add(batch_size)
             if number == start + 1:
@@ -212,10 +212,6 @@ class _Run:
             metrics["majority_accuracy"] = self.data.majority
         (self.run_dir / "result.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         return Result(load_prompt(self.run_dir), metrics, self.run_dir)
-
-
-def _is_batch(value) -> bool:
-    return not isinstance(value, list)
 
 
 def _open_run(config: Config) -> Path:
