@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from jaxprompt.errors import InputError
@@ -35,13 +35,16 @@ def test_text_between_soft_slots_is_tokenised_as_one_plain_string(any_tokenizer,
     @example(text="", other="")
     @example(text="  two  spaces ", other="\n")
     def check(text, other):
+        # A tokenizer makes special tokens of their names, which in an example are text like any other.
+        first, second = f"Review: {text} and{other}!", f"{other} end"
+        assume(not any(name in first + second for name in any_tokenizer.all_special_tokens))
         ids = encoder.encode({"a": text, "b": other}).ids
         assert ids.tolist() == [
             *(base, base + 1),
             *encoder.tokens.leading,
-            *plain(any_tokenizer, f"Review: {text} and{other}!"),
+            *plain(any_tokenizer, first),
             *(base + 2, base + 3, base + 4),
-            *plain(any_tokenizer, f"{other} end"),
+            *plain(any_tokenizer, second),
             *encoder.tokens.trailing,
             base + 5,
         ]
