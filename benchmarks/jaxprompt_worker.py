@@ -1,5 +1,6 @@
 """jaxprompt's side of `vs_peft.py`, by the library's ordinary path: config, data, train step."""
 
+import itertools
 import json
 import sys
 import time
@@ -27,7 +28,10 @@ class Side:
         self.folder, self.workload = folder, json.loads((folder / "workload.json").read_text())
 
     def setup(self, remat: str | None, accumulate: int, steps: int) -> dict:
-        """Loads everything, writes the starting values to init.npz and compiles for the batches of `steps` steps."""
+        """Loads everything and compiles for the batches of `steps` steps.
+
+        Writes the starting values to init.npz and each step's row numbers to batches.npy, for the other side.
+        """
         work = self.workload
         soft = work["method"] == "soft"
         objective = {"type": work["objective"]} | ({"labels": work["labels"]} if work["labels"] else {})
@@ -39,7 +43,7 @@ class Side:
                 "template": work["template"],
                 "method": {"name": "soft"} if soft else {"name": "prefix", "length": work["prefix_length"]},
                 "objective": objective,
-                "data": {"train": str(self.folder / "rows.jsonl"), "shuffle": False},
+                "data": {"train": str(self.folder / "rows.jsonl")},
                 "optimizer": {"name": "adamw", "learning_rate": work["learning_rate"], "clip_norm": None},
                 "train": train if remat is None else {**train, "remat": remat},
             }
@@ -59,9 +63,11 @@ class Side:
         self.save(self.folder / "init.npz", self.trainable)
         shapes, compiling = set(), 0.0
         batches = [batch for batch, _ in zip(self.data.train_batches(0), range(steps), strict=False)]
+        per_step = [[batch] if isinstance(batch, Batch) else batch for batch in batches]
+        numbers = [np.concatenate([part.index[part.index >= 0] for part in parts]) for parts in per_step]
+        np.save(self.folder / "batches.npy", np.stack(numbers))
         self.reset()
-        for batch in batches:
-            parts = [batch] if isinstance(batch, Batch) else batch
+        for batch, parts in zip(batches, per_step, strict=True):
             shape = tuple(part.inputs.ids.shape for part in parts)
             if shape not in shapes:
                 shapes.add(shape)
@@ -73,7 +79,7 @@ class Side:
                     took.append(time.perf_counter() - start)
                 compiling += max(took[0] - took[1], 0.0)
         self.reset()
-        parts = [part for batch in batches for part in ([batch] if isinstance(batch, Batch) else batch)]
+        parts = list(itertools.chain(*per_step))
         counts = [flops.step_flops(experiment, self.data.hoisted, part) for part in parts]
         return {
             "compile_seconds": compiling,

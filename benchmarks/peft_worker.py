@@ -1,4 +1,4 @@
-"""PEFT's side of `vs_peft.py`: the same rows, tokenised and batched by itself, with PEFT's and transformers' models.
+"""PEFT's side of `vs_peft.py`: the same rows, tokenised and padded by itself, with PEFT's and transformers' models.
 
 A setting is how attention is computed ("sdpa", "eager"), "-causal" where no mask is given to a decoder (padding is
 on the right, so that causal attention never reaches it), and "-compile" for torch.compile.
@@ -84,7 +84,7 @@ class Side:
         return {"settings": [*names, *(f"{name}-compile" for name in names if name != "eager")] if compiled else names}
 
     def setup(self, setting: str, accumulate: int) -> dict:
-        """Loads the model; the prompt starts from init.npz."""
+        """Loads the model; the prompt starts from init.npz, and the rows of each step are those of batches.npy."""
         work = self.work
         classes = {"t5": transformers.AutoModelForSeq2SeqLM, "bert": transformers.AutoModel}
         model = classes.get(self.family, transformers.AutoModelForCausalLM).from_pretrained(
@@ -100,6 +100,7 @@ class Side:
             self.model.get_base_model().compile(dynamic=True)
         self.prompt = self.model.prompt_encoder["default"].embedding.weight
         self.head = None
+        self.batches = np.load(self.folder / "batches.npy")
         self.init = {name: torch.tensor(value) for name, value in np.load(self.folder / "init.npz").items()}
         if self.classifier:
             self.head = torch.nn.Linear(*reversed(self.init["head_weight"].shape)).to(self.device)
@@ -114,15 +115,10 @@ class Side:
         }
 
     def _area(self) -> float:
-        size = self.work["batch_size"]
-        ids = (
-            self.ids
-            if self.work["objective"] != "generation"
-            else [a + b for a, b in zip(self.ids, self.targets, strict=True)]
-        )
-        extra = self.front + self.seq2seq
-        steps = len(ids) // size
-        return sum(size * (extra + max(map(len, ids[i * size : (i + 1) * size]))) for i in range(steps)) / steps
+        generates = self.work["objective"] == "generation"
+        lengths = np.array([len(ids) + (len(self.targets[i]) if generates else 0) for i, ids in enumerate(self.ids)])
+        padded = self.front + self.seq2seq + lengths[self.batches].max(axis=1)
+        return float(self.batches.shape[1] * padded.mean())
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -170,12 +166,11 @@ class Side:
 
     def _step(self) -> torch.Tensor:
         """One optimizer step over the next examples; returns its mean loss."""
-        size = self.work["batch_size"]
-        numbers = [(self.at + i) % len(self.ids) for i in range(size)]
-        self.at += size
+        numbers = self.batches[self.at % len(self.batches)].tolist()
+        self.at += 1
         self.optimizer.zero_grad(set_to_none=True)
-        part = size // self.accumulate
-        parts = [numbers[i : i + part] for i in range(0, size, part)]
+        part = len(numbers) // self.accumulate
+        parts = [numbers[i : i + part] for i in range(0, len(numbers), part)]
         weights = [
             sum(len(self.targets[i]) for i in p) if self.work["objective"] == "generation" else len(p) for p in parts
         ]

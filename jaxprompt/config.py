@@ -80,6 +80,7 @@ class DataConfig(Section):
     validation_rows: PositiveInt | None = Field(None, description="use only the first N validation rows")
     per_label: PositiveInt | None = Field(None, description="few-shot: draw this many training rows of each label")
     shuffle: bool = Field(True, description="shuffle each epoch by the seed; false keeps the file's order")
+    balance: bool = Field(True, description="shuffled batches of like numbers of tokens; false draws blindly")
     packing: bool = Field(True, description="pack examples into shared rows; false puts each in a row of its own")
     share_prefix: bool = Field(True, description="compute a causal constant prefix once per step; false per example")
 

@@ -9,7 +9,8 @@ from jaxprompt import metrics
 from jaxprompt.data.encoded import Encoded
 from jaxprompt.data.hoisting import drop_prefix, hoist_length
 from jaxprompt.data.loader import Loader
-from jaxprompt.data.packing import plan_rows, plan_separate
+from jaxprompt.data.order import Order
+from jaxprompt.data.packing import plan_rows, plan_separate, token_counts
 from jaxprompt.errors import InputError
 from jaxprompt.experiment import Experiment, naming, training_rows, validation_rows
 from jaxprompt.sharding import row_shards
@@ -18,7 +19,7 @@ from jaxprompt.templates import check_fields
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """Encoded examples in order, as batches."""
+    """Encoded examples, as batches."""
 
     loader: Loader
     size: int
@@ -99,9 +100,13 @@ def hoist(experiment: Experiment, sets: Sequence[list[Encoded]]) -> tuple[tuple[
 def make_loader(experiment: Experiment, examples: list[Encoded], batch_size: int) -> Loader:
     """Packed batches of `batch_size` examples in shapes planned from the examples."""
     data, multiple = experiment.config.data, row_shards(experiment.backbone.mesh)
-    plan = (plan_rows if data.packing else plan_separate)(examples, batch_size, row_multiple=multiple)
-    words = experiment.encoder.num_words
-    return Loader(examples, plan, batch_size, words, seed=experiment.config.seed, shuffle=data.shuffle)
+    lengths = token_counts(examples) if data.balance else None
+    order = Order(len(examples), batch_size, experiment.config.seed, data.shuffle, lengths)
+    if data.packing:
+        plan = plan_rows(examples, order, row_multiple=multiple)
+    else:
+        plan = plan_separate(examples, batch_size, row_multiple=multiple)
+    return Loader(examples, order, plan, experiment.encoder.num_words)
 
 
 def evaluation_data(experiment: Experiment, examples: list[Encoded]) -> EvaluationData:

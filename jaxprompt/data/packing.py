@@ -5,8 +5,10 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 from jaxprompt.data.encoded import Encoded, counting
+from jaxprompt.data.order import Order
 from jaxprompt.errors import InputError
 from jaxprompt.types import Batch, Inputs
 
@@ -17,7 +19,7 @@ SIMULATED_BATCHES = 200
 # Large batches hardly vary, so fewer tell as much; so do fewer when all that is asked is the better row length.
 SIMULATED_EXAMPLES = 12800
 COMPARED_EXAMPLES = 3200
-ROW_LENGTHS_COMPARED = 12
+ROW_LENGTHS_COMPARED = 30
 # Slots and targets of a row cover this share of the rows; the packer starts another row for the others.
 ROWS_COVERED = 0.98
 
@@ -60,14 +62,9 @@ class RowPlan:
 
 
 def plan_rows(
-    examples: Sequence[Encoded],
-    batch_size: int,
-    *,
-    row_multiple: int = 1,
-    max_length: int | None = None,
-    seed: int = 0,
+    examples: Sequence[Encoded], order: Order, *, row_multiple: int = 1, max_length: int | None = None
 ) -> RowPlan:
-    """Chooses static shapes by packing shuffled batches of the examples.
+    """Chooses static shapes by packing the first batches of an order.
 
     The row length and two row counts are those of least expected cost, for a cost of a token that grows with the
     length of its row. The larger row count holds every batch tried. A rare batch that needs more rows grows to a third
@@ -75,16 +72,14 @@ def plan_rows(
 
     Args:
       examples: every example to be packed, without its hoisted prefix.
+      order: which of them make up each batch.
       max_length: the longest row to consider; by default 4 times the longest example, at least 256.
-
-    Raises:
-      InputError: no examples, or a batch size below 1.
     """
-    _check_sizes(examples, batch_size)
-    sizes = _sizes(examples)
+    sizes, batch_size = _sizes(examples), order.batch_size
     longest = int(sizes[:, 0].max())
     limit = max(max_length if max_length is not None else max(4 * longest, 256), longest)
-    draws = _draws(len(examples), batch_size, seed)
+    batches = int(np.clip(SIMULATED_EXAMPLES // batch_size, 8, SIMULATED_BATCHES))
+    draws = [order.batch(step) for step in range(batches)]
     few = draws[: max(COMPARED_EXAMPLES // batch_size, 16)]
     extras = _extras(examples)
     candidates = np.unique(_round_up(np.geomspace(longest, limit, ROW_LENGTHS_COMPARED), 8)).tolist()
@@ -94,7 +89,6 @@ def plan_rows(
 
 def plan_separate(examples: Sequence[Encoded], batch_size: int, *, row_multiple: int = 1) -> RowPlan:
     """Plans rows of one example each, as long as the longest."""
-    _check_sizes(examples, batch_size)
     length, targets, decoder = _sizes(examples).max(axis=0)
     rows = int(_round_up(batch_size, row_multiple))
     return _row_plan(int(_round_up(length, 8)), (rows,), row_multiple, 1, int(targets), int(decoder), _extras(examples))
@@ -121,19 +115,6 @@ def _plan_length(length, sizes, draws, row_multiple, extras) -> tuple[float, Row
     small = min(expected, key=expected.get)
     cost = expected[small] * (length * (1 + length / ATTENTION_LENGTH) + decoder)
     return cost, _row_plan(length, tuple(sorted({small, large})), row_multiple, slots, targets, decoder, extras)
-
-
-def _draws(count: int, batch_size: int, seed: int) -> list[np.ndarray]:
-    batches = int(np.clip(SIMULATED_EXAMPLES // batch_size, 8, SIMULATED_BATCHES))
-    rng = np.random.default_rng(seed)
-    draws = []
-    order = np.empty(0, int)
-    for _ in range(batches):
-        while len(order) < batch_size:
-            order = np.concatenate([order, rng.permutation(count)])
-        draws.append(order[:batch_size])
-        order = order[batch_size:]
-    return draws
 
 
 def assign(sizes: np.ndarray, slots: int, limits: Sequence[int]) -> list[list[int]]:
@@ -264,11 +245,10 @@ def pack_separate(
     return pack(examples, plan, num_words=num_words, index=index)
 
 
-def _check_sizes(examples: Sequence[Encoded], batch_size: int) -> None:
-    if not examples:
-        raise InputError("no examples to pack (give at least one row of data)")
-    if batch_size < 1:
-        raise InputError(f"batch size {batch_size} (give 1 or more)")
+def token_counts(examples: Sequence[Encoded]) -> Int[np.ndarray, " examples"]:
+    """Returns the tokens of each example, those of encoder and decoder together."""
+    sizes = _sizes(examples)
+    return sizes[:, 0] + sizes[:, 2]
 
 
 def _sizes(examples: Sequence[Encoded]) -> np.ndarray:

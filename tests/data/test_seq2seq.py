@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import processors
 
 from jaxprompt.data.encode import Encoder
+from jaxprompt.data.order import Order
 from jaxprompt.data.packing import pack, pack_separate, plan_rows
 from jaxprompt.errors import InputError
 from jaxprompt.templates import parse_template
@@ -122,7 +123,7 @@ def test_packing_keeps_every_example_whole_on_both_sides(t5, data):
         made.encode({"text": "film " * data.draw(words)}, "positive " * data.draw(words))
         for _ in range(data.draw(st.integers(1, 9)))
     ]
-    plan = plan_rows(examples, len(examples))
+    plan = plan_rows(examples, Order(len(examples), len(examples)))
     assert plan.source_length >= max(len(e.source) for e in examples)
     for batch in (pack(examples, plan), pack_separate(examples)):
         found = {}

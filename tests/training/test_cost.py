@@ -95,6 +95,6 @@ def test_an_epoch_of_real_data_compiles_two_programs_at_most(masked):
     step = make_train_step(experiment.forward(data.hoisted), optimizer)
     state = jax.device_put(init_state(experiment.init_trainable(), optimizer), replicated(masked.mesh))
     batches = data.train_batches(0)
-    for _ in range(len(data.train.examples) // data.train.batch_size):
+    for _ in range(len(data.train.examples) // data.train.order.batch_size):
         state, _ = step(state, jax.device_put(next(batches), row_sharding(masked.mesh)))
     assert 1 <= step.jitted._cache_size() <= 2

@@ -1,0 +1,72 @@
+"""Which examples make up each batch: a pure function of the seed and the step."""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxprompt.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """The examples of each batch.
+
+    A shuffled epoch is a permutation drawn from the seed and the epoch's number; the epochs are laid end to end and cut
+    into batches, so that an epoch need not end with a batch. With `lengths` the draw is stratified: the examples,
+    sorted by length, are cut into `batch_size` quantiles, and a batch takes one of each. Every example still comes once
+    an epoch, and batches come out equal in tokens, which is what lets packed rows be planned to fit them.
+
+    Attributes:
+      count: examples in the data set.
+      batch_size: examples in a batch.
+      shuffle: False keeps the order of the file in every epoch.
+      lengths: tokens of each example; None draws regardless of them.
+
+    Raises:
+      InputError: no examples, or a batch size below 1.
+    """
+
+    count: int
+    batch_size: int
+    seed: int = 0
+    shuffle: bool = True
+    lengths: Int[np.ndarray, " count"] | None = None
+
+    def __post_init__(self):
+        if not self.count:
+            raise InputError("no examples to pack (give at least one row of data)")
+        if self.batch_size < 1:
+            raise InputError(f"batch size {self.batch_size} (give 1 or more)")
+
+    def batch(self, step: int) -> Int[np.ndarray, " batch_size"]:
+        """Returns the numbers of the examples in a step's batch."""
+        epochs, within = np.divmod(np.arange(step * self.batch_size, (step + 1) * self.batch_size), self.count)
+        return np.concatenate([self.epoch(int(e))[within[epochs == e]] for e in np.unique(epochs)])
+
+    # A batch spans two epochs at most, unless the data set is smaller than the batch.
+    @functools.lru_cache(maxsize=4)  # noqa: B019 (holds four epochs, of which a run has two in use)
+    def epoch(self, number: int) -> Int[np.ndarray, " count"]:
+        """Returns the numbers of all examples in the order of an epoch."""
+        if not self.shuffle:
+            return np.arange(self.count)
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, number])))
+        if self.lengths is None:
+            return rng.permutation(self.count)
+        places = (number * self.count + np.arange(self.count)) % self.batch_size
+        by_quantile = np.lexsort((rng.random(self.count), _spread(self.batch_size)[places]))
+        by_length = np.lexsort((rng.random(self.count), self.lengths))
+        order = np.empty(self.count, int)
+        order[by_quantile] = by_length
+        return order
+
+
+def _spread(size: int) -> Int[np.ndarray, " size"]:
+    """The numbers below `size` in an order of which every stretch is spread evenly over them (van der Corput's).
+
+    So both parts of a batch that spans two epochs have examples of all lengths.
+    """
+    bits = max(1, (size - 1).bit_length())
+    mirrored = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(size)]
+    return np.argsort(np.argsort(mirrored))
