@@ -82,7 +82,8 @@ def plan_rows(
     draws = [order.batch(step) for step in range(batches)]
     few = draws[: max(COMPARED_EXAMPLES // batch_size, 16)]
     extras = _extras(examples)
-    candidates = np.unique(_round_up(np.geomspace(longest, limit, ROW_LENGTHS_COMPARED), 8)).tolist()
+    # Whole numbers first: the series may start a little above the longest, and would lose 8 tokens a row.
+    candidates = np.unique(_round_up(np.geomspace(longest, limit, ROW_LENGTHS_COMPARED).round(), 8)).tolist()
     length = min(candidates, key=lambda length: _plan_length(length, sizes, few, row_multiple, extras)[0])
     return _plan_length(length, sizes, draws, row_multiple, extras)[1]
 

@@ -205,7 +205,9 @@ class Decoder(nn.Module):
 
     def _views(self, inputs: Inputs, start: int) -> tuple[View, View | None]:
         """What tokens of global and of local layers see, behind a prefix of `start` tokens."""
-        return self._with_local(View(visibility(inputs, causal=True)), inputs.positions, inputs.positions, start)
+        return self._with_local(
+            View(visibility(inputs, causal=True), causal=True), inputs.positions, inputs.positions, start
+        )
 
     def _with_local(self, view, queries, keys, start):
         if not any(self.config.local_layers):

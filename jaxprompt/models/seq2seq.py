@@ -123,7 +123,7 @@ class Stack(nn.Module):
     def view(self, inputs: Inputs, prefix: Prefix | None) -> View:
         """What the tokens of packed rows see."""
         causal = self.block.cross
-        view = View(visibility(inputs, causal))
+        view = View(visibility(inputs, causal), causal=causal)
         at = inputs.positions
         if inputs.branches is None:
             # Within a segment positions differ as places in the row do, so that one bias serves all rows.

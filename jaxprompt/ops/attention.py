@@ -7,6 +7,10 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxprompt.types import Inputs
 
+# Causal rows of twice this many tokens are attended to in blocks, but in no more than so many: each is compiled.
+QUERY_BLOCK = 128
+QUERY_BLOCKS = 4
+
 
 class View(struct.PyTreeNode):
     """What each token of the rows sees.
@@ -15,12 +19,24 @@ class View(struct.PyTreeNode):
       row: the keys of its own row (or of the cache, or of the encoder).
       prefix: the keys of the prefix; None: all of them.
       row_bias, prefix_bias: added to the attention logits; None: nothing. One row stands for all.
+      causal: whether the tokens are those of the row, in order, and none sees a later one.
     """
 
     row: Bool[Array, "rows seq kv_seq"]
     prefix: Bool[Array, "rows seq prefix"] | None = None
     row_bias: Float[Array, "rows heads seq kv_seq"] | None = None
     prefix_bias: Float[Array, "rows heads seq prefix"] | None = None
+    causal: bool = struct.field(pytree_node=False, default=False)
+
+    def upto(self, start: int, stop: int) -> "View":
+        """What the tokens from `start` to `stop` see of those before `stop`."""
+        queries, keys = slice(start, stop), slice(stop)
+        return View(
+            self.row[:, queries, keys],
+            None if self.prefix is None else self.prefix[:, queries],
+            None if self.row_bias is None else self.row_bias[:, :, queries, keys],
+            None if self.prefix_bias is None else self.prefix_bias[:, :, queries],
+        )
 
     def pick(self, at: Int[Array, "rows n"] | None) -> "View":
         """What the tokens `at` these positions see; None: all tokens."""
@@ -110,7 +126,22 @@ def attend(
     The prefix is never copied to the rows, and grouped queries never repeat keys or values. Logits and softmax are
     float32; the probabilities have the type of the values. The one place that chooses how attention is computed.
     """
-    return _attend_xla(q, k, v, view, scale, softcap, prefix_keys, prefix_values)
+    seq = q.shape[1]
+    size = max(QUERY_BLOCK, -(-seq // QUERY_BLOCKS))
+    if not view.causal or seq < 2 * QUERY_BLOCK:
+        return _attend_xla(q, k, v, view, scale, softcap, prefix_keys, prefix_values)
+    # Of a causal row the upper triangle is nothing: each block of queries is given the keys up to its own end.
+    blocks = [(start, min(start + size, seq)) for start in range(0, seq, size)]
+    return jnp.concatenate(
+        [
+            _attend_xla(
+                *(q[:, start:stop], k[:, :stop], v[:, :stop], view.upto(start, stop)),
+                *(scale, softcap, prefix_keys, prefix_values),
+            )
+            for start, stop in blocks
+        ],
+        axis=1,
+    )
 
 
 def _attend_xla(q, k, v, view, scale, softcap, prefix_keys, prefix_values):

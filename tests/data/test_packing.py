@@ -157,6 +157,12 @@ def test_a_plan_compiles_two_shapes_and_wastes_little(balance, padding):
     assert used / (100 * 32 * plan.row_length) < 0.4
 
 
+def test_rows_of_equal_examples_have_no_padding():
+    examples = [make_example(128, seed=n) for n in range(20)]
+    plan = plan_rows(examples, Order(20, 4))
+    assert plan.rows[0] * plan.row_length == 4 * 128
+
+
 def test_a_batch_beyond_the_plan_grows_instead_of_failing():
     plan = RowPlan(16, (2, 4), 2, slots=3, targets=4, types=False, branches=False)
     assert [plan.rows_for(n) for n in (1, 4, 5, 7)] == [2, 4, 6, 8]

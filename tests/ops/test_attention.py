@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from jaxprompt.ops import attention
 from jaxprompt.ops.attention import View, attend, visibility, windowed
 from jaxprompt.types import Inputs
 
@@ -39,8 +40,11 @@ def arrays():
 
 @pytest.mark.parametrize("prefix", [PREFIX, 0])
 @pytest.mark.parametrize("kind", ["plain", "softcap", "window", "bias"])
-def test_equals_concatenation_with_gradients(arrays, prefix, kind):
-    view = View(jnp.broadcast_to(jnp.tri(SEQ, dtype=bool), (ROWS, SEQ, SEQ)).at[1, 4, :4].set(False))
+@pytest.mark.parametrize("causal", [False, True])
+def test_equals_concatenation_with_gradients(arrays, prefix, kind, causal, monkeypatch):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 2)  # blocks of 2, 2 and 1, where the view is said to be causal
+    seen = jnp.broadcast_to(jnp.tri(SEQ, dtype=bool), (ROWS, SEQ, SEQ)).at[1, 4, :4].set(False)
+    view = View(seen, causal=causal)
     softcap = 1.5 if kind == "softcap" else None
     if kind == "window":
         positions = jnp.broadcast_to(prefix + jnp.arange(SEQ), (ROWS, SEQ))
@@ -59,6 +63,19 @@ def test_equals_concatenation_with_gradients(arrays, prefix, kind):
     got = jax.jit(jax.value_and_grad(ours, argnums=range(5)))(*arrays)
     want = jax.jit(jax.value_and_grad(theirs, argnums=range(5)))(*arrays)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, want)
+
+
+def test_what_no_token_of_a_causal_row_sees_is_not_computed():
+    seq = 4 * attention.QUERY_BLOCK
+    q = jax.ShapeDtypeStruct((1, seq, 2, 16), jnp.float32)
+    seen = jax.ShapeDtypeStruct((1, seq, seq), bool)
+
+    def flops(causal):
+        run = jax.jit(lambda q, k, v, row: attend(q, k, v, View(row, causal=causal), scale=1.0))
+        return run.lower(q, q, q, seen).compile().cost_analysis()["flops"]
+
+    # With n blocks, (n + 1) / 2n of the square is left.
+    assert flops(True) < 0.65 * flops(False)
 
 
 def test_large_logits_do_not_overflow(arrays):
