@@ -21,6 +21,7 @@ import jax
 import jaxprompt
 from jaxprompt.dataset import TrainingData
 from jaxprompt.experiment import build
+from jaxprompt.host import keep_freed_memory
 from jaxprompt.sharding import replicated, row_sharding
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import init_state, make_train_step
@@ -150,6 +151,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.steps < 1:
         parser.error("--steps must be 1 or more")
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()  # as the commands do
     record = measure(args)
     print(json.dumps(record) if args.json else text(record))
 
