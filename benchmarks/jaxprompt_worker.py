@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -132,6 +131,5 @@ def _area(batch: Batch) -> int:
 
 
 if __name__ == "__main__":
-    if os.environ.get("JAX_PLATFORMS") == "cpu":
-        keep_freed_memory()  # as the commands do
+    keep_freed_memory()  # as the commands do
     worker.serve(Side(Path(sys.argv[1])))

@@ -151,8 +151,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.steps < 1:
         parser.error("--steps must be 1 or more")
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()  # as the commands do
+    keep_freed_memory()  # as the commands do
     record = measure(args)
     print(json.dumps(record) if args.json else text(record))
 

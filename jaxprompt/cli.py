@@ -30,14 +30,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _prepare_process() -> None:
-    """Lets the next command load what this one compiles, unless JAX was told of a folder for that already.
+    """Keeps memory from step to step, and lets the next command load what this one compiles.
 
-    On a CPU, memory is kept from step to step.
+    JAX may have been told of a folder for that already.
     """
+    # Before JAX: the threads that it starts would allocate from heaps of their own, which keep nothing.
+    host.keep_freed_memory()
     import jax
 
-    if jax.default_backend() == "cpu":
-        host.keep_freed_memory()
     if jax.config.jax_compilation_cache_dir is None:
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(caches, "jaxprompt", "compiled")))

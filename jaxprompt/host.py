@@ -12,7 +12,8 @@ def keep_freed_memory() -> bool:
 
     A step on a CPU allocates hundreds of MB and frees them. Given back to the operating system each time, they return
     page by page, which takes 4 to 10 % of a step. The price is that the process stays as large as it ever was. It is
-    for good, for the whole process, and best called first of all: threads that run already may have their own memory.
+    for good, for the whole process, and has no effect on threads that run already, hence on those of a JAX that has
+    looked for its devices.
 
     Returns:
       Whether it could: with glibc only, hence on Linux.
