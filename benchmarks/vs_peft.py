@@ -43,7 +43,15 @@ def compare(name: str, workload: Workload, args: argparse.Namespace) -> dict:
     folder = prepare(name, workload, args.data_root, args.work_dir, total)
     env = environment(args)
     ours, our_facts = started(
-        OURS, folder, env, workload.batch_size, "setup", args.accumulate, remat=args.remat, steps=total
+        OURS,
+        folder,
+        env,
+        workload.batch_size,
+        "setup",
+        args.accumulate,
+        remat=args.remat,
+        attention=args.attention,
+        steps=total,
     )
     with ours:
         setting, accumulate, trials = best_setting(folder, env, workload, steps, args)
@@ -175,26 +183,31 @@ def agreement(losses: dict, folder: Path, ends: list[Path]) -> dict:
 
 def report(records: list[dict]) -> str:
     """The table of the newest record of each workload, by machine, losses below it."""
-    newest = {(r["machine"].rsplit(", ", 1)[0], r["workload"]): r for r in records}
+    newest = {(r["machine"].rsplit(", ", 1)[0], _name(r)): r for r in records}
     text = ["# PEFT and jaxprompt side by side", ""]
     head = ("workload", "PEFT s/step", "jaxprompt s/step", "ratio, median [min–max]", "loss difference: first, largest")
     head += ("learned, difference", "PEFT setting", "tokens per step: padded, packed, real")
     for machine in dict.fromkeys(machine for machine, _ in newest):
         mine = [r for (where, _), r in newest.items() if where == machine]
         text += [mine[-1]["machine"], "", common.table(head, [_row(r) for r in mine]), ""]
-        text += [f"`{r['workload']}`: {r['differs']}.\n" for r in mine if r["differs"]]
-        text += ["PEFT's settings on trial, s/step:", "", *(f"- `{r['workload']}`: {_trials(r)}" for r in mine), ""]
+        text += [f"{_name(r)}: {r['differs']}.\n" for r in mine if r["differs"]]
+        text += ["PEFT's settings on trial, s/step:", "", *(f"- {_name(r)}: {_trials(r)}" for r in mine), ""]
         text += ["Losses per step, PEFT / jaxprompt:", ""]
-        text += [f"- `{r['workload']}`: {_losses(r)}" for r in mine]
+        text += [f"- {_name(r)}: {_losses(r)}" for r in mine]
         text += [""]
     return "\n".join(text)
+
+
+def _name(r: dict) -> str:
+    """The workload, and what is not as usual."""
+    return f"`{r['workload']}`" + (", cuDNN attention" if r["jaxprompt"].get("attention") == "cudnn" else "")
 
 
 def _row(r: dict) -> tuple:
     parts = f", {r['peft']['accumulate']} parts" if r["peft"]["accumulate"] > 1 else ""
     medians = [statistics.median(seconds) for seconds in r["seconds_per_step"].values()]
     return (
-        f"`{r['workload']}`",
+        _name(r),
         *(f"{seconds:.4f}" for seconds in medians),
         f"**{r['ratio']:.2f}** [{min(r['ratios']):.2f}–{max(r['ratios']):.2f}]{'' if r['steady'] else ' UNSTEADY'}",
         f"{r['first_loss_difference']:.1e}, {r['largest_loss_difference']:.1e}{'' if r['agrees'] else ' DIFFERENT'}",
@@ -228,6 +241,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=1, help="rounds before the timed ones (default 1)")
     parser.add_argument("--steps", type=int, help="steps per round (default: the workload's)")
     parser.add_argument("--threads", type=int, help="PyTorch's threads on a CPU (default: all cores)")
+    parser.add_argument("--attention", choices=("xla", "cudnn"), default="xla", help="jaxprompt's attention")
     parser.add_argument("--remat", choices=("none", "dots", "full"), help="jaxprompt's train.remat (default: its own)")
     parser.add_argument("--peft-setting", help='skip the trials: "sdpa", "sdpa-causal", "eager", "sdpa-compile", ...')
     parser.add_argument("--compile", action="store_true", help="try torch.compile on a CPU too")

@@ -244,6 +244,7 @@ def load_backbone(
     mesh: Mesh | None = None,
     remat: str = "dots",
     quantize: str | None = None,
+    attention: str = "xla",
 ) -> Backbone:
     """Loads a frozen model from Hugging Face files, or makes one of a published shape with random weights.
 
@@ -257,6 +258,8 @@ def load_backbone(
       quantize: "int8" or "int4" keeps the matrices of attention and MLP in 8 or about 4.5 bits per weight, when the
         model does not fit otherwise. Embeddings, head, norms and biases stay in `dtype`, and so do activations. Int8
         hardly changes a prompt's gradient (mean cosine 0.996 to 0.999 on two small models); int4 does (0.72 to 0.95).
+      attention: how it is computed: "xla", on any device; "cudnn", by cuDNN's flash attention on an NVIDIA GPU, in
+        bfloat16 or float16, whose memory does not grow with the square of the row.
 
     Raises:
       InputError: a missing model, a feature or family that is not supported, or files that do not fit the config.
@@ -264,7 +267,7 @@ def load_backbone(
     if isinstance(ref, str) and ref.startswith("random:"):
         family, config = preset(ref.removeprefix("random:"))
         tokenizer = functools.partial(byte_tokenizer, family.name)
-        return _random(ref, family.name, config, 0, tokenizer, dtype, mesh, remat, quantize)
+        return _random(ref, family.name, config, 0, tokenizer, dtype, mesh, remat, quantize, attention)
     kind, quantize = _dtype(dtype), check_quantize(quantize)
     mesh = make_mesh() if mesh is None else mesh
     folder = resolve(ref)
@@ -272,7 +275,7 @@ def load_backbone(
     family = family_of(config_json.get("model_type"))
     checkpoint = open_checkpoint(folder)
     config = family.translate(config_json, canonical_names(checkpoint, family).keys())
-    module = build(config, kind, remat, mesh)
+    module = build(config, kind, remat, mesh, attention)
     params, used = load_params(checkpoint, family, module, mesh, quantize)
     return Backbone(
         ref=str(ref),
@@ -296,14 +299,15 @@ def random_backbone(
     mesh: Mesh | None = None,
     remat: str = "dots",
     quantize: str | None = None,
+    attention: str = "xla",
 ) -> Backbone:
     """Returns a backbone with random weights, for tests and throughput measurements; arguments as `load_backbone`."""
-    return _random(f"random:{seed}", "random", config, seed, lambda: tokenizer, dtype, mesh, remat, quantize)
+    return _random(f"random:{seed}", "random", config, seed, lambda: tokenizer, dtype, mesh, remat, quantize, attention)
 
 
-def _random(ref, family, config, seed, tokenizer, dtype, mesh, remat, quantize) -> Backbone:
+def _random(ref, family, config, seed, tokenizer, dtype, mesh, remat, quantize, attention) -> Backbone:
     mesh = make_mesh() if mesh is None else mesh
-    module = build(config, _dtype(dtype), remat, mesh)
+    module = build(config, _dtype(dtype), remat, mesh, attention)
     return Backbone(
         ref=ref,
         family=family,

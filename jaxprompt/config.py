@@ -128,6 +128,9 @@ class Config(Section):
     quantize: Literal["int8", "int4"] | None = Field(
         None, description="keep the frozen weights of attention and MLP in so many bits"
     )
+    attention: Literal["xla", "cudnn"] = Field(
+        "xla", description="how attention is computed: by XLA anywhere, or by cuDNN on a GPU in 16 bits"
+    )
     template: str = Field(description='layout of an example, such as "{soft:20} {text} It was {target}"')
     method: MethodConfig = MethodConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -137,6 +140,10 @@ class Config(Section):
     mesh: MeshConfig = MeshConfig()
     seed: int = Field(0, ge=0, lt=2**32, description="seed of the start, the order of the data and sampling")
     run_dir: str | None = Field(None, description="where the run is kept; unset: runs/NAME_OF_CONFIG")
+
+
+# Where and how a run is computed, not what: these may differ when it is resumed or used.
+MACHINE_KEYS = ("attention", "train.remat", *(f"mesh.{axis}" for axis in MeshConfig.model_fields))
 
 
 def _text(value) -> str:

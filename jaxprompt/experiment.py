@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.backbone import Backbone, load_backbone
-from jaxprompt.config import Config, load_config
+from jaxprompt.config import MACHINE_KEYS, Config, load_config
 from jaxprompt.data.encode import Encoder
 from jaxprompt.data.encoded import Encoded
 from jaxprompt.data.labels import LabelSet, infer_labels
@@ -99,6 +99,18 @@ def _column(row: dict, name: str, number: int, key: str):
     return row[name]
 
 
+def configured_backbone(config: Config) -> Backbone:
+    """Loads the backbone as a config says, onto its mesh."""
+    return load_backbone(
+        config.model,
+        dtype=config.dtype,
+        mesh=make_mesh(**config.mesh.model_dump()),
+        remat=config.train.remat,
+        quantize=config.quantize,
+        attention=config.attention,
+    )
+
+
 def build(
     config: Config,
     backbone: Backbone | None = None,
@@ -126,10 +138,7 @@ def build(
     if backbone is None:
         if reporter is not None:
             reporter.say(f"loading {config.model} ({config.dtype}) ...")
-        mesh = make_mesh(**config.mesh.model_dump())
-        backbone = load_backbone(
-            config.model, dtype=config.dtype, mesh=mesh, remat=config.train.remat, quantize=config.quantize
-        )
+        backbone = configured_backbone(config)
     kind = config.objective.type
     encoder = Encoder(
         template,
@@ -264,9 +273,12 @@ def context_encoder(backbone: Backbone, prompt: Prompt) -> Encoder:
     )
 
 
-def run_config(run_dir) -> Config:
-    """The config of a run folder."""
+def run_config(run_dir: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a run folder; `overrides` as in `load_config`, of `MACHINE_KEYS` alone."""
     path = Path(run_dir) / "config.yaml"
     if not path.exists():
         raise InputError(f"{str(run_dir)!r} is not a run folder: it holds no config.yaml")
-    return load_config(path)
+    for item in overrides:
+        if item.partition("=")[0] not in MACHINE_KEYS:
+            raise InputError(f"{item!r}: of a run that exists only {', '.join(MACHINE_KEYS)} can be set, as KEY=VALUE")
+    return load_config(path, overrides)

@@ -11,15 +11,24 @@ from jaxprompt.models.decoder import Cache, Decoder, DecoderConfig
 from jaxprompt.models.encoder import Encoder, EncoderConfig
 from jaxprompt.models.seq2seq import Memory, Seq2Seq, Seq2SeqConfig
 from jaxprompt.models.stack import check_remat
+from jaxprompt.ops.attention import check_implementation
 from jaxprompt.types import Inputs
 
 ModelConfig = DecoderConfig | EncoderConfig | Seq2SeqConfig
 MODULES = {DecoderConfig: Decoder, EncoderConfig: Encoder, Seq2SeqConfig: Seq2Seq}
 
 
-def build(config: ModelConfig, dtype: Any = jnp.float32, remat: str = "dots", mesh: Mesh | None = None) -> nn.Module:
-    """Returns the module that a config describes; raises InputError for an unknown `remat` policy."""
-    return MODULES[type(config)](config, dtype=dtype, remat=check_remat(remat), mesh=mesh)
+def build(
+    config: ModelConfig,
+    dtype: Any = jnp.float32,
+    remat: str = "dots",
+    mesh: Mesh | None = None,
+    attention: str = "xla",
+) -> nn.Module:
+    """Returns the module that a config describes; raises InputError for `remat` or `attention` that it cannot have."""
+    for block in (config.encoder, config.decoder) if isinstance(config, Seq2SeqConfig) else (config,):
+        check_implementation(attention, dtype, block.head_dim, block.attention_softcap)
+    return MODULES[type(config)](config, dtype=dtype, remat=check_remat(remat), mesh=mesh, attention=attention)
 
 
 def init_params(module: nn.Module, key: jax.Array) -> Any:

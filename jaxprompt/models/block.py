@@ -69,6 +69,7 @@ class Attention(nn.Module):
 
     config: BlockConfig
     dtype: Any = jnp.float32
+    implementation: str = "xla"
 
     def setup(self):
         cfg = self.config
@@ -134,7 +135,9 @@ class Attention(nn.Module):
         k, v = self.keys_values(x) if keys_values is None else keys_values
         if angles is not None:
             q, k = rotate(q, asking_angles, interleaved), rotate(k, angles, interleaved)
-        see = partial(attend, scale=cfg.attention_scale, softcap=cfg.attention_softcap)
+        see = partial(
+            attend, scale=cfg.attention_scale, softcap=cfg.attention_softcap, implementation=self.implementation
+        )
         keys, values, prompt = k, v, None
         if joined is not None:
             (prompt_k, keys), (prompt_v, values) = joined.split(k), joined.split(v)
@@ -175,17 +178,18 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer; parameters in `dtype`."""
+    """One layer; parameters in `dtype`, attention by `implementation` (see `ops.attention`)."""
 
     config: BlockConfig
     dtype: Any
+    implementation: str
 
     def setup(self):
         cfg = self.config
         sublayers = ["attention", "cross", "mlp"] if cfg.cross else ["attention", "mlp"]
-        self.attention = Attention(cfg, self.dtype)
+        self.attention = Attention(cfg, self.dtype, self.implementation)
         if cfg.cross:
-            self.cross = Attention(cfg, self.dtype)
+            self.cross = Attention(cfg, self.dtype, self.implementation)
         self.mlp = MLP(cfg, self.dtype)
         # Flax names a submodule after the attribute that it is set to.
         for name in sublayers:

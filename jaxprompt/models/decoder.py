@@ -105,12 +105,14 @@ class Decoder(nn.Module):
       dtype: of parameters and activations.
       remat: what the backward pass recomputes, see `stack.REMAT_POLICIES`.
       mesh: keeps activations split by rows on it.
+      attention: how it is computed, see `ops.attention.IMPLEMENTATIONS`.
     """
 
     config: DecoderConfig
     dtype: Any = jnp.float32
     remat: str = "dots"
     mesh: Mesh | None = None
+    attention: str = "xla"
 
     causal = True
 
@@ -122,7 +124,7 @@ class Decoder(nn.Module):
         if cfg.soft_size != cfg.hidden_size:
             self.project_in = Linear(cfg.hidden_size, ("embed", None), False, self.dtype)
             self.project_out = Linear(cfg.soft_size, (None, "embed"), False, self.dtype)
-        self.layers = Block(cfg, self.dtype)
+        self.layers = Block(cfg, self.dtype, self.attention)
         if cfg.final_norm:
             self.final_norm = make_norm(cfg, self.dtype)
         if cfg.head == "own":

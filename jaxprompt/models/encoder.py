@@ -102,6 +102,7 @@ class Encoder(nn.Module):
     dtype: Any = jnp.float32
     remat: str = "dots"
     mesh: Mesh | None = None
+    attention: str = "xla"
 
     causal = False
 
@@ -114,7 +115,7 @@ class Encoder(nn.Module):
         self.embed_norm = make_norm(cfg, self.dtype)
         if cfg.soft_size != cfg.hidden_size:
             self.project_in = Linear(cfg.hidden_size, ("embed", None), dtype=self.dtype)
-        self.layers = Block(cfg, self.dtype)
+        self.layers = Block(cfg, self.dtype, self.attention)
         if cfg.pooler:
             self.pooler = Linear(cfg.hidden_size, (None, "embed"), dtype=self.dtype)
         if cfg.head != "none":

@@ -105,6 +105,7 @@ class Stack(nn.Module):
     dtype: Any
     remat: str
     mesh: Mesh | None
+    attention: str
 
     def setup(self):
         cfg = self.config
@@ -116,7 +117,7 @@ class Stack(nn.Module):
             self.relative_bias = self.param("relative_bias", init, shape, self.dtype)
         if cfg.embed_norm:
             self.embed_norm = make_norm(self.block, self.dtype)
-        self.layers = Block(self.block, self.dtype)
+        self.layers = Block(self.block, self.dtype, self.attention)
         if cfg.final_norm:
             self.final_norm = make_norm(self.block, self.dtype)
 
@@ -192,14 +193,15 @@ class Seq2Seq(nn.Module):
     dtype: Any = jnp.float32
     remat: str = "dots"
     mesh: Mesh | None = None
+    attention: str = "xla"
 
     causal = False
 
     def setup(self):
         cfg = self.config
         self.word = Table(cfg.vocab_size, cfg.hidden_size, "vocab", self.dtype)
-        self.encoder = Stack(cfg, cfg.encoder, self.dtype, self.remat, self.mesh)
-        self.decoder = Stack(cfg, cfg.decoder, self.dtype, self.remat, self.mesh)
+        self.encoder = Stack(cfg, cfg.encoder, self.dtype, self.remat, self.mesh, self.attention)
+        self.decoder = Stack(cfg, cfg.decoder, self.dtype, self.remat, self.mesh, self.attention)
         if cfg.head == "own":
             init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
             self.head_weight = self.param("head", init, (cfg.vocab_size, cfg.hidden_size), self.dtype)

@@ -1,15 +1,22 @@
 """Which tokens see which, and the attention that every backbone uses."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.types import Inputs
 
+# How attention is computed: by einsums that XLA compiles for any device, or by cuDNN's flash attention.
+IMPLEMENTATIONS = ("xla", "cudnn")
 # Causal rows of twice this many tokens are attended to in blocks, but in no more than so many: each is compiled.
 QUERY_BLOCK = 128
 QUERY_BLOCKS = 4
+# The widest head that cuDNN's backward pass takes on every GPU that it runs on.
+CUDNN_HEAD_DIM = 128
 
 
 class View(struct.PyTreeNode):
@@ -110,6 +117,34 @@ def windowed(
     return view.replace(row=row, prefix=behind)
 
 
+def check_implementation(name: str, dtype: Any, head_dim: int, softcap: float | None) -> str:
+    """Returns `name`; raises InputError if attention has none of it, or not for such a model on this machine.
+
+    Args:
+      dtype: of queries, keys and values.
+      head_dim: width of a head.
+      softcap: as in `attend`.
+    """
+    if name not in IMPLEMENTATIONS:
+        raise InputError(f"unknown attention {name!r}{did_you_mean(name, IMPLEMENTATIONS)}")
+    if name == "cudnn":
+        remedy = ": set attention=xla"
+        if jax.default_backend() != "gpu":
+            raise InputError(
+                f"attention=cudnn needs an NVIDIA GPU, this process runs on {jax.default_backend()}{remedy}"
+            )
+        if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
+            raise InputError(f"attention=cudnn has no {jnp.dtype(dtype)}{remedy}, or dtype=bfloat16")
+        if softcap is not None:
+            raise InputError(f"attention=cudnn cannot cap attention logits, this model does at {softcap}{remedy}")
+        if head_dim % 8 or head_dim > CUDNN_HEAD_DIM:
+            raise InputError(
+                f"attention=cudnn needs heads of a multiple of 8 and at most {CUDNN_HEAD_DIM}, this model's have "
+                f"{head_dim}{remedy}"
+            )
+    return name
+
+
 def attend(
     q: Float[Array, "rows seq heads head_dim"],
     k: Float[Array, "rows kv_seq kv_heads head_dim"],
@@ -120,13 +155,18 @@ def attend(
     softcap: float | None = None,
     prefix_keys: Float[Array, "prefix kv_heads head_dim"] | None = None,
     prefix_values: Float[Array, "prefix kv_heads head_dim"] | None = None,
+    implementation: str = "xla",
 ) -> Float[Array, "rows seq heads head_dim"]:
     """Softmax attention to the row's own keys and to a prefix that all rows share.
 
-    The prefix is never copied to the rows, and grouped queries never repeat keys or values. Logits and softmax are
-    float32; the probabilities have the type of the values. The one place that chooses how attention is computed.
+    Logits and softmax are float32; the probabilities have the type of the values. Grouped queries never repeat keys or
+    values, and by XLA the prefix is never copied to the rows. The one place that chooses how attention is computed:
+    `implementation` is one of `IMPLEMENTATIONS`, and fits (`check_implementation`).
     """
     seq = q.shape[1]
+    # cuDNN has no backward pass for an odd number of queries: scored positions and prompts of such a number are few.
+    if implementation == "cudnn" and seq % 2 == 0:
+        return _attend_fused(q, k, v, view, scale, prefix_keys, prefix_values, implementation)
     size = max(QUERY_BLOCK, -(-seq // QUERY_BLOCKS))
     if not view.causal or seq < 2 * QUERY_BLOCK:
         return _attend_xla(q, k, v, view, scale, softcap, prefix_keys, prefix_values)
@@ -142,6 +182,32 @@ def attend(
         ],
         axis=1,
     )
+
+
+def _attend_fused(q, k, v, view, scale, prefix_keys, prefix_values, implementation):
+    """The same by one kernel of `jax.nn.dot_product_attention`, which wants the prefix in every row."""
+    rows, seq, heads, _ = q.shape
+    seen, bias = view.row, view.row_bias
+    if prefix_keys is not None:
+        prefix = prefix_keys.shape[0]
+        k, v = (
+            jnp.concatenate([jnp.broadcast_to(ahead, (rows, *ahead.shape)), own], axis=1)
+            for ahead, own in ((prefix_keys, k), (prefix_values, v))
+        )
+        ahead = jnp.ones((1, 1, 1), bool) if view.prefix is None else view.prefix
+        seen = jnp.concatenate([jnp.broadcast_to(ahead, (seen.shape[0], seq, prefix)), seen], axis=2)
+        if bias is not None:
+            ahead = jnp.zeros((1, 1, 1, 1), bias.dtype) if view.prefix_bias is None else view.prefix_bias
+            alike = max(ahead.shape[0], bias.shape[0])
+            parts = ((ahead, prefix), (bias, bias.shape[3]))
+            bias = jnp.concatenate([jnp.broadcast_to(x, (alike, heads, seq, n)) for x, n in parts], axis=3)
+    odd = k.shape[1] % 2  # as for the queries
+    if odd:
+        k, v = (jnp.pad(x, ((0, 0), (0, odd), (0, 0), (0, 0))) for x in (k, v))
+        seen = jnp.pad(seen, ((0, 0), (0, 0), (0, odd)))
+        bias = None if bias is None else jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (0, odd)))
+    bias = None if bias is None else bias.astype(q.dtype)
+    return jax.nn.dot_product_attention(q, k, v, bias, seen[:, None], scale=scale, implementation=implementation)
 
 
 def _attend_xla(q, k, v, view, scale, softcap, prefix_keys, prefix_values):

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxprompt.backbone import load_backbone
 from jaxprompt.config import load_config
 from jaxprompt.dataset import read_validation
-from jaxprompt.experiment import build
+from jaxprompt.experiment import build, configured_backbone
 from jaxprompt.prediction import predict, score
 from jaxprompt.prompt import FILE_NAME, Prompt
 from jaxprompt.report import Reporter
@@ -39,7 +38,7 @@ def run(run_dir: Path, reporter: Reporter, overrides: Sequence[str] = ()) -> dic
         f"{config.method.name} of {config.method.length} is learned in {config.train.steps} steps of "
         f"{config.train.batch_size} questions, a short schedule for two CPU cores."
     )
-    backbone = load_backbone(config.model, remat=config.train.remat)
+    backbone = configured_backbone(config)
     result = train(config, backbone=backbone, reporter=reporter)
 
     reporter.say("scoring the same model without the prompt ...")

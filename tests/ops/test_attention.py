@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from jaxprompt.errors import InputError
 from jaxprompt.ops import attention
-from jaxprompt.ops.attention import View, attend, visibility, windowed
+from jaxprompt.ops.attention import View, attend, check_implementation, visibility, windowed
 from jaxprompt.types import Inputs
 
 ROWS, SEQ, HEADS, KV_HEADS, DIM, PREFIX = 3, 5, 6, 2, 4, 7
@@ -63,6 +64,76 @@ def test_equals_concatenation_with_gradients(arrays, prefix, kind, causal, monke
     got = jax.jit(jax.value_and_grad(ours, argnums=range(5)))(*arrays)
     want = jax.jit(jax.value_and_grad(theirs, argnums=range(5)))(*arrays)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, want)
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """Stands XLA in for cuDNN, which needs a GPU, in the one call; gives the keyword arguments of its calls."""
+    fused, calls = jax.nn.dot_product_attention, []
+
+    def stand_in(*args, implementation, **kwargs):
+        assert implementation == "cudnn"
+        calls.append(kwargs)
+        return fused(*args, implementation="xla", **kwargs)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    return calls
+
+
+@pytest.mark.parametrize("prefix", [PREFIX, PREFIX - 1, 0])
+@pytest.mark.parametrize("kind", ["plain", "window", "bias", "bias of rows"])
+def test_cudnn_is_given_the_same_attention(arrays, kernels, prefix, kind):
+    seq = SEQ + 1
+    q, k, v, pk, pv = (jnp.concatenate([x, x[:, :1] + 1], axis=1) if x.ndim == 4 else x[:prefix] for x in arrays)
+    view = View(jnp.broadcast_to(jnp.tri(seq, dtype=bool), (ROWS, seq, seq)).at[1, 4, :4].set(False), causal=True)
+    if kind == "window":
+        positions = jnp.broadcast_to(prefix + jnp.arange(seq), (ROWS, seq))
+        view = windowed(view, 3, positions, positions, prefix)
+    if kind.startswith("bias"):
+        rows = ROWS if kind == "bias of rows" else 1
+        bias = jnp.asarray(np.random.default_rng(1).normal(size=(rows, HEADS, seq, prefix + seq)), jnp.float32)
+        view = view.replace(row_bias=bias[..., prefix:])
+        if kind == "bias":  # the prefix of an encoder has none
+            view = view.replace(prefix_bias=bias[..., :prefix])
+
+    def run(implementation):
+        def loss(q, k, v, pk, pv):
+            shared = {"prefix_keys": pk, "prefix_values": pv} if prefix else {}
+            return (attend(q, k, v, view, scale=0.4, implementation=implementation, **shared) ** 2).sum()
+
+        return jax.jit(jax.value_and_grad(loss, argnums=range(5)))(q, k, v, pk, pv)
+
+    got, want = run("cudnn"), run("xla")
+    assert kernels == [{"scale": 0.4}]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, want)
+
+
+def test_cudnn_is_not_asked_for_an_odd_number_of_queries(arrays, kernels):
+    q, k, v, *_ = arrays
+    view = View(jnp.ones((ROWS, SEQ, SEQ), bool))
+    got, want = (attend(q, k, v, view, scale=1.0, implementation=name) for name in ("cudnn", "xla"))
+    assert not kernels
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("device", "changes", "says"),
+    [
+        ("cpu", {}, "needs an NVIDIA GPU, this process runs on cpu"),
+        ("gpu", {"dtype": jnp.float32}, "has no float32: set attention=xla, or dtype=bfloat16"),
+        ("gpu", {"softcap": 50.0}, "cannot cap attention logits, this model does at 50.0"),
+        ("gpu", {"head_dim": 20}, "this model's have 20"),
+        ("gpu", {"head_dim": 256}, "this model's have 256"),
+        ("gpu", {"name": "cuddn"}, "did you mean 'cudnn'"),
+    ],
+)
+def test_cudnn_where_it_cannot_be_is_refused(monkeypatch, device, changes, says):
+    monkeypatch.setattr(jax, "default_backend", lambda: device)
+    right = {"name": "cudnn", "dtype": jnp.bfloat16, "head_dim": 64, "softcap": None}
+    if device == "gpu":
+        assert check_implementation(**right) == "cudnn"
+    with pytest.raises(InputError, match=says):
+        check_implementation(**right | changes)
 
 
 def test_what_no_token_of_a_causal_row_sees_is_not_computed():

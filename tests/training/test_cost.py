@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import optax
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo
 
 from jaxprompt.backbone import random_backbone
 from jaxprompt.config import load_config
@@ -53,6 +54,22 @@ def flops(*args, **kwargs):
 def test_a_step_costs_much_less_than_one_with_the_weights_gradients(decoder, rows):
     template = "{soft:5}{text}{target}"
     assert flops(decoder(), rows, template) < 0.7 * flops(decoder(), rows, template, with_weights=True)
+
+
+@pytest.mark.parametrize("attention", ["xla", "cudnn"])
+def test_a_step_has_a_program_for_a_gpu(stories, rows, monkeypatch, attention):
+    # What JAX asks of the machine on its way to a program with cuDNN in it.
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda capability: True)
+    backbone = random_backbone(stories.config, tokenizer=stories.tokenizer, dtype="bfloat16", attention=attention)
+    forward, trainable, batch = prepared(backbone, rows, {"template": "{soft:4}{text}{target}", **GENERATION})
+    optimizer = optax.adam(0.1)
+    step = make_train_step(forward, optimizer)
+    traced = step.jitted.trace(step.frozen, init_state(trainable, optimizer), batch)
+    program = traced.lower(lowering_platforms=("cuda",)).as_text()
+    for name in ("fmhaScaleBiasSoftmax(", "fmhaScaleBiasSoftmaxBackward("):
+        assert (f"__cudnn${name}" in program) == (attention == "cudnn")
 
 
 def test_a_longer_prompt_costs_its_own_length_and_not_every_examples(decoder, rows):
