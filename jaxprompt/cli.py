@@ -11,6 +11,8 @@ from jaxprompt import host
 from jaxprompt.errors import InputError
 from jaxprompt.report import Reporter, figures
 
+MACHINE_HELP = f"where and how a RUN is computed here: {', '.join(configs.MACHINE_KEYS)}"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns the exit status: 0, or 2 after bad input, or 130 when interrupted."""
@@ -83,14 +85,17 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = command("evaluate", _evaluate, "score a run's prompt on its validation data or another file")
     evaluate.add_argument("run_dir", metavar="RUN", help="folder of a finished run")
     evaluate.add_argument("--data", metavar="FILE", help="labelled rows (default: the run's data.validation)")
+    _overrides(evaluate, MACHINE_HELP)
 
     predict = command("predict", _predict, "answer with a run's prompt")
     predict.add_argument("run_dir", metavar="RUN", help="folder of a finished run")
     _inputs(predict)
+    _overrides(predict, MACHINE_HELP)
 
     generate = command("generate", _generate, "continue texts with a decoder, with or without a learned prompt")
     generate.add_argument("source", metavar="RUN|MODEL", help="folder of a finished run, or a model reference")
     _inputs(generate)
+    _overrides(generate, MACHINE_HELP)
     generate.add_argument("--dtype", default="float32", help="type of a MODEL's weights (default: %(default)s)")
     generate.add_argument(
         "--quantize", help="int8 or int4, for a MODEL's weights of attention and MLP (default: neither)"
@@ -120,10 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _overrides(parser) -> None:
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="config keys set here, such as train.steps=500"
-    )
+def _overrides(parser, help: str = "config keys set here, such as train.steps=500") -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=help)
 
 
 def _inputs(parser) -> None:
@@ -150,7 +153,7 @@ def _train(args) -> dict:
 def _evaluate(args) -> dict:
     from jaxprompt.prediction import evaluate_run
 
-    summary = evaluate_run(args.run_dir, args.data)
+    summary = evaluate_run(args.run_dir, args.data, overrides=args.overrides)
     print(figures(summary))
     return summary
 
@@ -158,7 +161,7 @@ def _evaluate(args) -> dict:
 def _predict(args) -> dict:
     from jaxprompt.prediction import predict_run
 
-    answers = predict_run(args.run_dir, _texts(args))
+    answers = predict_run(args.run_dir, _texts(args), overrides=args.overrides)
     for answer in answers:
         confidence = f"{answer['probability']:.3f}\t" if "probability" in answer else ""
         print(f"{answer['prediction']}\t{confidence}{answer['input']}")
@@ -170,7 +173,7 @@ def _generate(args) -> dict:
 
     texts = _texts(args)
     options = (
-        *("dtype", "quantize"),
+        *("dtype", "quantize", "overrides"),
         *("max_new_tokens", "temperature", "top_k", "top_p", "seed", "batch_size"),
         *("num_beams", "length_penalty", "early_stopping"),
     )

@@ -12,23 +12,33 @@ from jaxprompt.data.encoded import Encoded
 from jaxprompt.dataset import evaluation_data, hoist, read_validation
 from jaxprompt.errors import InputError
 from jaxprompt.evaluation import Evaluation, evaluate
-from jaxprompt.experiment import Experiment, build, run_config
+from jaxprompt.experiment import Experiment, build, configured_backbone, run_config
 from jaxprompt.generation import generate, rows_of
 from jaxprompt.prompt import FILE_NAME, Prompt, load_prompt
 from jaxprompt.sharding import row_sharding
 from jaxprompt.training.step import make_eval_step
 
 
-def load_run(run_dir: str | Path, backbone: Backbone | None = None) -> tuple[Experiment, Prompt]:
-    """The parts and the best prompt of a run. Raises InputError when the folder is no finished run."""
-    config, prompt = _read_run(run_dir)
+def load_run(
+    run_dir: str | Path, backbone: Backbone | None = None, overrides: Sequence[str] = ()
+) -> tuple[Experiment, Prompt]:
+    """The parts and the best prompt of a run.
+
+    Args:
+      backbone: loaded already; default: the run's.
+      overrides: `key=value` changes of where and how it is computed (`config.MACHINE_KEYS`), for another machine.
+
+    Raises:
+      InputError: the folder is no finished run, or cannot be run on this machine.
+    """
+    config, prompt = _read_run(run_dir, overrides)
     experiment = build(config, backbone, label_names=prompt.info["labels"])
     prompt.check(experiment.backbone)
     return experiment, prompt
 
 
-def _read_run(run_dir: str | Path) -> tuple[Config, Prompt]:
-    config, prompt = run_config(run_dir), load_prompt(run_dir)
+def _read_run(run_dir: str | Path, overrides: Sequence[str]) -> tuple[Config, Prompt]:
+    config, prompt = run_config(run_dir, overrides), load_prompt(run_dir)
     if prompt.method != config.method.name or not {"template", "objective", "labels"} <= prompt.info.keys():
         raise InputError(f"{FILE_NAME} in {str(run_dir)!r} is not the one that the run wrote: put that back")
     return config, prompt
@@ -46,22 +56,30 @@ def score(experiment: Experiment, prompt: Prompt, examples: list[Encoded]) -> Ev
     )
 
 
-def evaluate_run(run_dir: str | Path, data: str | None = None, backbone: Backbone | None = None) -> dict:
-    """Metrics of a run's prompt on its validation data, or on the labelled rows of `data`."""
-    experiment, prompt = load_run(run_dir, backbone)
+def evaluate_run(
+    run_dir: str | Path, data: str | None = None, backbone: Backbone | None = None, overrides: Sequence[str] = ()
+) -> dict:
+    """Metrics of a run's prompt on its validation data, or on the labelled rows of `data`; more as in `load_run`."""
+    experiment, prompt = load_run(run_dir, backbone, overrides)
     return score(experiment, prompt, read_validation(experiment, data)).metrics()
 
 
-def predict_run(run_dir: str | Path, texts: Sequence[str | dict], backbone: Backbone | None = None) -> list[dict]:
+def predict_run(
+    run_dir: str | Path,
+    texts: Sequence[str | dict],
+    backbone: Backbone | None = None,
+    overrides: Sequence[str] = (),
+) -> list[dict]:
     """Answers of a run's prompt.
 
     Args:
+      backbone, overrides: as in `load_run`.
       texts: rows with the template's fields, or plain texts for its only field.
 
     Returns:
       One dict per text: `input`, `prediction` (a label, or the written text) and, for labels, `probability`.
     """
-    experiment, prompt = load_run(run_dir, backbone)
+    experiment, prompt = load_run(run_dir, backbone, overrides)
     return predict(experiment, prompt, texts)
 
 
@@ -82,14 +100,24 @@ def predict(experiment: Experiment, prompt: Prompt, texts: Sequence[str | dict])
 
 
 def generate_from(
-    source: str, texts: Sequence[str | dict], dtype: str = "float32", quantize: str | None = None, **options
+    source: str,
+    texts: Sequence[str | dict],
+    dtype: str = "float32",
+    quantize: str | None = None,
+    overrides: Sequence[str] = (),
+    **options,
 ) -> list[str]:
-    """Continues texts with a run's backbone and prompt, or with a model alone; options as in `generate`."""
+    """Continues texts with a run's backbone and prompt, or with a model alone; options as in `generate`.
+
+    Args:
+      dtype, quantize: as in `load_backbone`, of a model.
+      overrides: as in `load_run`, of a run.
+    """
     if any((Path(source) / name).exists() for name in ("config.yaml", FILE_NAME)):
-        config, prompt = _read_run(source)
+        config, prompt = _read_run(source, overrides)
         if prompt.info["objective"]["type"] != "generation":
             raise InputError(f"run {source!r} answers with labels: use `jaxprompt predict`")
-        return generate(
-            load_backbone(config.model, dtype=config.dtype, quantize=config.quantize), texts, prompt, **options
-        )
+        return generate(configured_backbone(config), texts, prompt, **options)
+    if overrides:
+        raise InputError(f"{overrides[0]!r} is for a run, {source!r} is a model: leave it out")
     return generate(load_backbone(source, dtype=dtype, quantize=quantize), texts, **options)

@@ -210,7 +210,13 @@ REFUSALS = {
     "no command": ([], "COMMAND"),
     "unknown command": (["tarin", "config.yaml"], "'tarin'"),
     "unknown option": (["train", "config.yaml", "--jsno"], "unrecognized arguments: --jsno"),
-    "argument too many": (["evaluate", "run", "run2"], "unrecognized arguments: run2"),
+    "argument too many": (
+        ["evaluate", "run", "run2"],
+        "'run2': of a run that exists only attention, train.remat, mesh",
+    ),
+    "another template": (["predict", "run", "--text", "x", "template={text}"], "'template={text}': of a run that"),
+    "a key for a model": (["generate", "model", "--text", "x", "mesh.data=1"], "'mesh.data=1' is for a run"),
+    "cuDNN on a CPU": ([*TRAIN, "dtype=bfloat16", "attention=cudnn"], "needs an NVIDIA GPU, this process runs on cpu"),
     "no text": (["predict", "run"], "--text --file is required"),
     "text and file": (["predict", "run", "--text", "x", "--file", "rows.jsonl"], "not allowed with"),
     "not a number": (["generate", "model", "--text", "x", "--seed", "many"], "--seed: invalid int value: 'many'"),
@@ -295,6 +301,18 @@ def test_evaluate_finds_what_the_run_found(here, capsys):
     assert f"accuracy {summary['accuracy']:.4f}" in shown
 
 
+@pytest.mark.parametrize("argv", [["evaluate", "run"], ["predict", "run", "--text", "a gem"]])
+def test_a_run_of_another_machine_can_be_used_here(here, capsys, argv):
+    config = Path("run/config.yaml")
+    text = config.read_text()
+    config.write_text(text.replace("fsdp: 1", "fsdp: 4").replace("remat: dots", "remat: full"))
+    assert main(argv) == 2
+    assert "fsdp=4 tensor=1 does not fit 1 devices" in capsys.readouterr().err
+    elsewhere = run(capsys, *argv, "mesh.fsdp=1", "train.remat=dots")
+    config.write_text(text)
+    assert elsewhere == run(capsys, *argv)
+
+
 def test_predict_answers_each_text_in_order(here, capsys):
     *shown, line = run(capsys, "predict", "run", "--text", "a gem", "--text", "tired old jokes", "--json")
     answers = json.loads(line)["predictions"]
@@ -328,10 +346,10 @@ def test_generate_continues_with_a_runs_template_and_prompt(here, capsys, storie
 
 OPTIONS = {
     "train": ["CONFIG.yaml", "KEY=VALUE", "--json"],
-    "evaluate": ["RUN", "--data FILE", "--json"],
-    "predict": ["RUN", "--text TEXT", "--file FILE", "--json"],
+    "evaluate": ["RUN", "KEY=VALUE", "--data FILE", "--json"],
+    "predict": ["RUN", "KEY=VALUE", "--text TEXT", "--file FILE", "--json"],
     "generate": [
-        "RUN|MODEL", "--text TEXT", "--file FILE", "--dtype", "--max-new-tokens", "--temperature", "--top-k", "--top-p",
+        "RUN|MODEL", "KEY=VALUE", "--text TEXT", "--file FILE", "--dtype", "--max-new-tokens", "--temperature", "--top-k", "--top-p",
         "--seed", "--batch-size", "--json",
     ],
     "quickstart": ["--run-dir", "KEY=VALUE", "--json"],

@@ -221,7 +221,7 @@ def _open_run(config: Config) -> Path:
     if kept.exists():
         old, new = configs.flat(configs.load_config(kept)), configs.flat(configs.load_config(_plain(config)))
         for key in old:
-            if key != "run_dir" and old[key] != new[key]:
+            if key not in ("run_dir", *configs.MACHINE_KEYS) and old[key] != new[key]:
                 raise InputError(
                     f"run folder {str(run_dir)!r} holds another experiment ({key} is {old[key]!r} there, {new[key]!r} "
                     "here): name another run_dir, or delete the folder"

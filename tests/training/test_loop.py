@@ -10,6 +10,7 @@ import jaxprompt
 from jaxprompt.errors import InputError
 from jaxprompt.training import loop
 from tests.conftest import STORIES
+from tests.devices import run_on_eight_devices
 
 
 def config(rows, run_dir, **sections):
@@ -98,6 +99,30 @@ def test_a_killed_run_resumes_to_the_bit_identical_prompt(stories, rows, tmp_pat
         [{k: v for k, v in r.items() if "second" not in k} for r in records(tmp_path / run)] for run in ("whole", "cut")
     ]
     assert timeless[0] == timeless[1]
+
+
+EIGHT_DEVICES = """
+import json, sys
+import jax, jaxprompt
+
+assert jax.device_count() == 8
+result = jaxprompt.train(json.loads(sys.argv[1]))
+print(json.dumps({name: array.tolist() for name, array in result.prompt.arrays.items()}))
+"""
+
+
+def test_a_run_goes_on_on_other_devices(stories, rows, tmp_path, quiet):
+    tree = config(rows, tmp_path / "run")
+    whole = jaxprompt.train(tree, backbone=stories, reporter=quiet)
+    # As if it had been cut off behind step 8.
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "12")
+    (tmp_path / "run" / "result.json").unlink()
+    tree = {**tree, "mesh": {"fsdp": 2}, "train": {**tree["train"], "remat": "full"}}
+    found = json.loads(run_on_eight_devices(EIGHT_DEVICES, json.dumps(tree)).splitlines()[-1])
+    assert found.keys() == whole.prompt.arrays.keys()
+    for name, array in whole.prompt.arrays.items():
+        np.testing.assert_allclose(found[name], array, atol=2e-5)
+    assert [r["step"] for r in records(tmp_path / "run") if "validation" in r] == [0, 4, 8, 12]
 
 
 def test_a_finished_run_is_returned_as_it_is(stories, rows, tmp_path, quiet):
