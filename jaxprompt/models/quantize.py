@@ -5,6 +5,7 @@ is multiplied by it. Int4 has one per output channel and 32 neighbouring inputs,
 the matmul. Bytes hold the int4 values two by two: jnp.int4 arrays do not yet fit every compiled program's layout.
 """
 
+import abc
 from functools import partial
 from typing import Any
 
@@ -22,17 +23,17 @@ GROUP = 32
 _UNIT = 128.0
 
 
-class Quantized(struct.PyTreeNode):
+class Quantized(struct.PyTreeNode, abc.ABC):
     """A weight `[*layers, out, in]`, of which a scan over layers may take one."""
 
     @property
+    @abc.abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Of the weight that it stands for."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def dequantize(self, dtype: Any = jnp.float32) -> Float[Array, "*layers out in"]:
         """Returns the weight that it stands for."""
-        raise NotImplementedError
 
     def factor(self, dtype: Any) -> tuple[Float[Array, "out in"], Float[Array, " out"] | None]:
         """Returns what to multiply with, and what to multiply the product with (None: 1)."""
