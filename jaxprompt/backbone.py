@@ -274,9 +274,10 @@ def load_backbone(
     config_json = read_json(folder / "config.json")
     family = family_of(config_json.get("model_type"))
     checkpoint = open_checkpoint(folder)
-    config = family.translate(config_json, canonical_names(checkpoint, family).keys())
+    names = canonical_names(checkpoint, family)
+    config = family.translate(config_json, names.keys())
     module = build(config, kind, remat, mesh, attention)
-    params, used = load_params(checkpoint, family, module, mesh, quantize)
+    params, used = load_params(checkpoint, names, family, module, mesh, quantize)
     return Backbone(
         ref=str(ref),
         family=family.name,

@@ -30,12 +30,29 @@ _COMPARED = 1 << 22
 
 
 def canonical_names(checkpoint: Checkpoint, family: Family) -> dict[str, str]:
-    """Returns canonical name -> stored name of all tensors."""
-    return {family.canonical(stored): stored for stored in checkpoint.tensors}
+    """Returns canonical name -> stored name of all tensors but mere repetitions.
+
+    Raises:
+      InputError: two different tensors have one canonical name.
+    """
+    tensors, names = checkpoint.tensors, {}
+    for stored in tensors:
+        other = names.setdefault(family.canonical(stored), stored)
+        if other != stored and not _equal(tensors[other], tensors[stored]):
+            raise InputError(f"weights in {checkpoint.folder}: {other} and {stored} are one weight, and differ")
+    for name, original in family.repeats:
+        if name in names and original in names and _equal(tensors[names[name]], tensors[names[original]]):
+            del names[name]
+    return names
 
 
 def load_params(
-    checkpoint: Checkpoint, family: Family, module: nn.Module, mesh: Mesh, quantize: str | None = None
+    checkpoint: Checkpoint,
+    names: Mapping[str, str],
+    family: Family,
+    module: nn.Module,
+    mesh: Mesh,
+    quantize: str | None = None,
 ) -> tuple[Any, dict[str, str]]:
     """Reads the parameters of `module`, cast to its dtype and placed.
 
@@ -44,6 +61,7 @@ def load_params(
 
     Args:
       checkpoint: an opened folder.
+      names: from `canonical_names`.
       family: whose table says where each parameter lies.
       module: its shapes must match the files.
       mesh: on which `jaxprompt.sharding.PARAM_RULES` says what goes where.
@@ -53,16 +71,26 @@ def load_params(
       The parameter tree, and canonical -> stored name of the weights used.
 
     Raises:
-      InputError: missing, unexpected, mis-shaped and mis-typed weights, all in one line; a copy of the word
-        embedding, or a head that config.json ties to it, that differs from it; a weight that float16 cannot hold.
+      InputError: missing, unexpected, mis-shaped and mis-typed weights, all in one line; a copy, or a head that
+        config.json ties to the word embedding, that differs from what it is a copy of; a weight that float16 cannot
+        hold; a setting of config.json that asks for weights which the family's files do not have.
     """
     boxed = jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
     expected = flatten_dict(nn.meta.unbox(boxed), sep="/")
     shardings = flatten_dict(param_shardings(boxed, mesh), sep="/")
     rows = [weight for weight in family.weights(module.config) if weight.path in expected]
-    names = canonical_names(checkpoint, family)
+    unnamed = sorted(set(expected) - {row.path for row in rows})
+    if unnamed:
+        raise InputError(
+            f"{checkpoint.folder / 'config.json'} asks for {shorten(unnamed)}, for which model_type {family.name} has "
+            "no weights: one of its settings is not implemented"
+        )
+    copies = _copies(family, rows, module.config.head)
+    stand_ins = {original: names[copy] for copy, original in copies if copy in names and original not in names}
+    needed = {row.name for row in rows}
+    names = {**names, **{original: stored for original, stored in stand_ins.items() if original in needed}}
     used = _check(checkpoint, family, rows, expected, names)
-    _check_tied(checkpoint, family, rows, names, used)
+    _check_copies(checkpoint, family, copies, names, used)
     params: dict[str, Any] = {}
     previous = None
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -114,7 +142,7 @@ def _check(
                 misshaped[name] = f"{name} is {list(tensor.shape)}, config.json says {list(shape)}"
             elif type_name(tensor) not in _TYPES:
                 mistyped[name] = f"{name} is {type_name(tensor)}, expected {', '.join(_TYPES)}"
-    ignored = re.compile("|".join([*family.ignored, *map(re.escape, family.embedding_copies)]))
+    ignored = re.compile("|".join([*family.ignored, *(re.escape(copy) for copy, _ in family.copies)]))
     unexpected = [name for name in names if name not in used and not ignored.fullmatch(name)]
     problems = [
         f"{what}: {shorten(found)}"
@@ -131,21 +159,30 @@ def _check(
     return used
 
 
-def _check_tied(
-    checkpoint: Checkpoint, family: Family, rows: list[Weight], names: Mapping[str, str], used: Mapping[str, str]
-) -> None:
-    """Raises InputError if what goes unused as a copy of the word embedding is none."""
+def _copies(family: Family, rows: list[Weight], head: str) -> list[tuple[str, str]]:
+    """Returns (name, of what) of all that is a copy in the configured model."""
     word = next(row.name for row in rows if row.path == "word/weight")
-    for copy in (family.tied_copy, *family.embedding_copies):
-        if copy not in names or copy in used:
+    return [*family.copies, *([(family.tied_copy, word)] if head == "tied" else [])]
+
+
+def _check_copies(
+    checkpoint: Checkpoint,
+    family: Family,
+    copies: list[tuple[str, str]],
+    names: Mapping[str, str],
+    used: Mapping[str, str],
+) -> None:
+    """Raises InputError if what goes unused as a copy of a weight is none."""
+    for copy, original in copies:
+        if copy not in names or copy in used or original not in used or names[copy] == names[original]:
             continue
-        if not _equal(checkpoint.tensors[names[copy]], checkpoint.tensors[names[word]]):
+        if not _equal(checkpoint.tensors[names[copy]], checkpoint.tensors[names[original]]):
             why = (
                 "to which config.json ties it: set tie_word_embeddings to false in config.json"
                 if copy == family.tied_copy
-                else f"of which model_type {family.name} makes it a copy: store the embedding that was trained as both"
+                else f"of which model_type {family.name} makes it a copy: store the one that was trained as both"
             )
-            raise InputError(f"weights in {checkpoint.folder}: {names[copy]} differs from {names[word]}, {why}")
+            raise InputError(f"weights in {checkpoint.folder}: {names[copy]} differs from {names[original]}, {why}")
 
 
 def _equal(one: np.ndarray, other: np.ndarray) -> bool:

@@ -249,7 +249,7 @@ def test_a_copy_of_the_shared_embedding_that_differs_is_refused(tmp_path, name):
     weights[copy] = weights[word].copy()
     assert_same(load_backbone(write(tmp_path, name, weights)), load_backbone(GOLDEN / name))
     weights[copy][1, 1] += 1e-3
-    refused(write(tmp_path, name, weights), f"{copy} differs from {word}", "store the embedding")
+    refused(write(tmp_path, name, weights), f"{copy} differs from {word}", "store the one that was trained")
 
 
 def test_a_head_that_is_not_tied_may_differ_and_is_used(tmp_path):

@@ -25,10 +25,12 @@ _OFFSET = 2
 
 def _translate(config: Mapping[str, Any], names: Set[str], multilingual: bool) -> Seq2SeqConfig:
     refuse(config, is_decoder=False, is_encoder_decoder=True)
-    hidden_size = setting(config, "d_model", default=1024)
+    hidden_size = setting(config, "d_model", "hidden_size", default=1024)
 
     def block(side: str, cross: bool) -> BlockConfig:
-        num_heads = setting(config, f"{side}_attention_heads", default=16)
+        # transformers' one name for both means the encoder's.
+        other = ("num_attention_heads",) if side == "encoder" else ()
+        num_heads = setting(config, f"{side}_attention_heads", *other, default=16)
         head_dim = split_heads(hidden_size, num_heads)
         return BlockConfig(
             hidden_size=hidden_size,
@@ -49,8 +51,8 @@ def _translate(config: Mapping[str, Any], names: Set[str], multilingual: bool) -
             cross=cross,
         )
 
-    # mBART's decoder starts with the end of sequence; its configs leave that out.
-    start = token_id(config, "decoder_start_token_id", 2)
+    # Where config.json does not say, transformers starts mBART with the beginning of sequence.
+    start = token_id(config, "decoder_start_token_id", token_id(config, "bos_token_id", 0) if multilingual else 2)
     head = head_kind(config, tied_by_default=True, stored="lm_head.weight" in names)
     if head == "own":
         raise InputError("config.json: tie_word_embeddings=False is not implemented for BART (implemented: True)")
@@ -105,9 +107,5 @@ def _weights(config: Seq2SeqConfig) -> tuple[Weight, ...]:
 
 # The copy of the tied head.
 _IGNORED = (r"lm_head\.weight",)
-BART = Family(
-    "bart", "model.", lambda c, n: _translate(c, n, False), _weights, _IGNORED, embedding_copies=SHARED_COPIES
-)
-MBART = Family(
-    "mbart", "model.", lambda c, n: _translate(c, n, True), _weights, _IGNORED, embedding_copies=SHARED_COPIES
-)
+BART = Family("bart", "model.", lambda c, n: _translate(c, n, False), _weights, _IGNORED, copies=SHARED_COPIES)
+MBART = Family("mbart", "model.", lambda c, n: _translate(c, n, True), _weights, _IGNORED, copies=SHARED_COPIES)

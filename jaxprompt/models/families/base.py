@@ -34,7 +34,7 @@ class Weight:
 
 
 # Where an encoder-decoder's files repeat the word embedding that both sides share.
-SHARED_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+SHARED_COPIES = tuple((f"{side}.embed_tokens.weight", "shared.weight") for side in ("encoder", "decoder"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +49,10 @@ class Family:
         exists in the configured model.
       ignored: regular expressions of stored names that are no weights of the backbone.
       renames: (old ending, today's ending) of names in checkpoints of earlier releases.
-      tied_copy: the head's weight. One that is stored where config.json ties the head must equal the word embedding.
-      embedding_copies: names under which files repeat the word embedding, always; they must equal it.
+      tied_copy: the head's weight. Where config.json ties the head, a stored one must equal the word embedding.
+      copies: (name, of what): names under which files repeat a weight. A copy must equal it, or stands for it where
+        only the copy is stored.
+      repeats: (name, of what): a weight of its own, unless it equals the other; then it counts as not stored.
     """
 
     name: str
@@ -60,7 +62,8 @@ class Family:
     ignored: tuple[str, ...]
     renames: tuple[tuple[str, str], ...] = ()
     tied_copy: str = "lm_head.weight"
-    embedding_copies: tuple[str, ...] = ()
+    copies: tuple[tuple[str, str], ...] = ()
+    repeats: tuple[tuple[str, str], ...] = ()
 
     def canonical(self, name: str) -> str:
         """Returns a stored name without prefix, in today's spelling."""

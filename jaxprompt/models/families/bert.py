@@ -84,15 +84,26 @@ def _electra(config: Mapping[str, Any], names: Set[str]) -> EncoderConfig:
     )
 
 
-_BERT_WEIGHTS = (
-    *embedding_weights(),
-    *LAYER_WEIGHTS,
-    *weight_and_bias("pooler.dense", "pooler"),
-    *weight_and_bias("cls.predictions.transform.dense", "head/transform"),
-    *weight_and_bias("cls.predictions.transform.LayerNorm", "head/norm"),
-    Weight("cls.predictions.bias", "head/bias"),
-    Weight("cls.predictions.decoder.weight", "head/weight"),
-)
+def decoder_weights(config: EncoderConfig, head: str) -> tuple[Weight, ...]:
+    """The table of a head's vocabulary weight and bias; `head` is what the names start with.
+
+    An untied head has a bias of its own, beside one of the older name that is not used.
+    """
+    bias = f"{head}.decoder.bias" if config.head == "own" else f"{head}.bias"
+    return Weight(f"{head}.decoder.weight", "head/weight"), Weight(bias, "head/bias")
+
+
+def _bert_weights(config: EncoderConfig) -> tuple[Weight, ...]:
+    return (
+        *embedding_weights(),
+        *LAYER_WEIGHTS,
+        *weight_and_bias("pooler.dense", "pooler"),
+        *weight_and_bias("cls.predictions.transform.dense", "head/transform"),
+        *weight_and_bias("cls.predictions.transform.LayerNorm", "head/norm"),
+        *decoder_weights(config, "cls.predictions"),
+    )
+
+
 _ELECTRA_WEIGHTS = (
     *embedding_weights(),
     *weight_and_bias("embeddings_project", "project_in"),
@@ -106,11 +117,17 @@ BERT = Family(
     "bert",
     prefix="bert.",
     translate=_bert,
-    weights=lambda config: _BERT_WEIGHTS,
-    # The next-sentence head, and copies of the tied word embedding and of the vocabulary bias.
-    ignored=(*IGNORED, r"cls\.seq_relationship\.(weight|bias)", r"cls\.predictions\.decoder\.(weight|bias)"),
+    weights=_bert_weights,
+    # The next-sentence head, the copy of the tied word embedding, and the bias that an untied head does not use.
+    ignored=(
+        *IGNORED,
+        r"cls\.seq_relationship\.(weight|bias)",
+        r"cls\.predictions\.decoder\.weight",
+        r"cls\.predictions\.bias",
+    ),
     renames=RENAMES,
     tied_copy="cls.predictions.decoder.weight",
+    copies=(("cls.predictions.decoder.bias", "cls.predictions.bias"),),
 )
 ELECTRA = Family(
     "electra",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Set
 from typing import Any
 
+from jaxprompt.errors import InputError
 from jaxprompt.models.decoder import DecoderConfig
 from jaxprompt.models.families.base import optional, refuse, setting
 from jaxprompt.models.families.llama import llama_family, llama_fields, window_fields
@@ -16,17 +17,14 @@ _SANDWICH = (
 )
 
 
-def _fields(config: Mapping[str, Any], names: Set[str], **defaults: Any) -> dict[str, Any]:
+def _fields(config: Mapping[str, Any], names: Set[str], act: str, **defaults: Any) -> dict[str, Any]:
+    """What the three have in common; `act` is what config.json calls the activation."""
     refuse(config, use_bidirectional_attention=False)
-    # The first releases name one activation and mean another; hidden_activation, where it stands, is the true one.
-    name = "hidden_activation" if config.get("hidden_activation") else "hidden_act"
-    if name == "hidden_act" and config.get(name) == "gelu":
-        config = {**config, name: "gelu_pytorch_tanh"}
     fields = llama_fields(
         config,
         names,
         head_dim=256,
-        activation=(name, "gelu_pytorch_tanh"),
+        activation=(act, "gelu_pytorch_tanh"),
         tie_word_embeddings=True,
         **defaults,
     )
@@ -35,16 +33,23 @@ def _fields(config: Mapping[str, Any], names: Set[str], **defaults: Any) -> dict
 
 def _gemma(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
     sizes = {"hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28, "num_attention_heads": 16}
-    return DecoderConfig(**_fields(config, names, vocab_size=256000, max_position_embeddings=8192, **sizes))
+    if config.get("hidden_act") == "gelu":  # The first releases name one activation and mean another.
+        config = {**config, "hidden_act": "gelu_pytorch_tanh"}
+    return DecoderConfig(
+        **_fields(config, names, "hidden_act", vocab_size=256000, max_position_embeddings=8192, **sizes)
+    )
 
 
 def _gemma23(config: Mapping[str, Any], names: Set[str], caps: tuple[float | None, float | None], **defaults: Any):
     """The fields that Gemma 2 and 3 have in common; `caps` are the usual ones of attention and vocabulary logits."""
     sizes = {"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8}
-    fields = _fields(config, names, num_key_value_heads=4, **sizes, **defaults)
+    fields = _fields(config, names, "hidden_activation", num_key_value_heads=4, **sizes, **defaults)
+    scalar = setting(config, "query_pre_attn_scalar", default=256, kind=float)
+    if not scalar > 0:
+        raise InputError(f"config.json: query_pre_attn_scalar is {scalar!r}, expected a positive number")
     return fields | {
         "residual": "sandwich",
-        "attention_scale": setting(config, "query_pre_attn_scalar", default=256, kind=float) ** -0.5,
+        "attention_scale": scalar**-0.5,
         "attention_softcap": optional(config, "attn_logit_softcapping", caps[0], float),
         "logit_softcap": optional(config, "final_logit_softcapping", caps[1], float),
     }
@@ -58,7 +63,8 @@ def _gemma2(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
 
 
 def _gemma3(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
-    fields = _gemma23(config, names, (None, None), vocab_size=262208, max_position_embeddings=131072)
+    plain = {key: value for key, value in config.items() if key not in ("rope_scaling", "rope_parameters")}
+    fields = _gemma23(plain, names, (None, None), vocab_size=262208, max_position_embeddings=131072)
     layers, head_dim, positions = fields["num_layers"], fields["head_dim"], fields["max_positions"]
     every = setting(config, "sliding_window_pattern", "_sliding_window_pattern", default=6)
     local = [(layer + 1) % every != 0 for layer in range(layers)]

@@ -19,20 +19,21 @@ from jaxprompt.models.families.base import (
 from jaxprompt.models.rotary import rotary_from
 
 
-def _fields(config: Mapping[str, Any], names: Set[str], head_tied: bool) -> dict[str, Any]:
-    """What the three have in common."""
-    hidden_size = setting(config, "n_embd", "hidden_size", default=768)
-    num_heads = setting(config, "n_head", "num_heads", "num_attention_heads", default=12)
+def _fields(config: Mapping[str, Any], names: Set[str], head_tied: bool, **defaults: int) -> dict[str, Any]:
+    """What the three have in common; `defaults` by GPT-2's names, where they are not GPT-2's."""
+    usual = {"vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, **defaults}
+    hidden_size = setting(config, "n_embd", "hidden_size", default=usual["n_embd"])
+    num_heads = setting(config, "n_head", "num_heads", "num_attention_heads", default=usual["n_head"])
     head_dim = split_heads(hidden_size, num_heads)
     return {
-        "vocab_size": setting(config, "vocab_size", default=50257),
+        "vocab_size": setting(config, "vocab_size", default=usual["vocab_size"]),
         "hidden_size": hidden_size,
-        "num_layers": setting(config, "n_layer", "num_layers", "num_hidden_layers", default=12),
+        "num_layers": setting(config, "n_layer", "num_layers", "num_hidden_layers", default=usual["n_layer"]),
         "num_heads": num_heads,
         "num_kv_heads": num_heads,
         "head_dim": head_dim,
         "mlp_size": setting(config, "n_inner", "intermediate_size", default=4 * hidden_size),
-        "max_positions": setting(config, "n_positions", "max_position_embeddings", default=1024),
+        "max_positions": setting(config, "n_positions", "max_position_embeddings", default=usual["n_positions"]),
         "norm": "layer",
         "norm_epsilon": setting(config, "layer_norm_epsilon", default=1e-5, kind=float),
         "activation": activation(config, "activation_function", "gelu_new"),
@@ -55,13 +56,14 @@ def _gpt2(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
 
 def _gpt_neo(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
     refuse(config)
-    defaults = {"hidden_size": 2048, "num_layers": 24, "num_heads": 16, "max_position_embeddings": 2048}
-    fields = _fields({**defaults, **config}, names, head_tied=True)
+    fields = _fields(config, names, head_tied=True, n_embd=2048, n_layer=24, n_head=16, n_positions=2048)
     layers = fields["num_layers"]
-    kinds = setting(config, "attention_layers", default=None, kind=list) or [
-        kind for group, times in setting(config, "attention_types", default=[[["global", "local"], 12]], kind=list)
-        for _ in range(times) for kind in group
-    ]  # fmt: skip
+    types = setting(config, "attention_types", default=[[["global", "local"], 12]], kind=list)
+    try:
+        given = [kind for group, times in types for _ in range(times) for kind in group]
+    except (TypeError, ValueError):
+        raise InputError(f"config.json: attention_types is {types!r}, expected [[[KIND, ...], TIMES], ...]") from None
+    kinds = setting(config, "attention_layers", default=None, kind=list) or given
     if len(kinds) != layers or not {"global", "local"} >= set(kinds):
         raise InputError(f"config.json: attention_types gives {kinds!r} for {layers} layers, expected global or local")
     fields |= {"qkv_bias": False, "out_bias": True, "attention_scale": 1.0}
@@ -73,8 +75,8 @@ def _gpt_neo(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
 
 def _gptj(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
     refuse(config)
-    defaults = {"vocab_size": 50400, "n_embd": 4096, "n_layer": 28, "n_head": 16, "n_positions": 2048}
-    fields = _fields({**defaults, **config}, names, head_tied=False)
+    sizes = {"vocab_size": 50400, "n_embd": 4096, "n_layer": 28, "n_head": 16, "n_positions": 2048}
+    fields = _fields(config, names, head_tied=False, **sizes)
     rotated = setting(config, "rotary_dim", default=64)
     rotary = rotary_from({"partial_rotary_factor": rotated / fields["head_dim"]}, fields["head_dim"], 1)
     return DecoderConfig(
@@ -84,7 +86,7 @@ def _gptj(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
             "qkv_bias": False,
             "out_bias": False,
             "residual": "parallel_shared",
-            "head_bias": "lm_head.bias" in names,
+            "head_bias": fields["head"] != "none",
         }
     )
 

@@ -29,6 +29,10 @@ IGNORED = (r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"rotary_emb\.inv_fr
 def rope_parameters(config: Mapping[str, Any], theta: float = 10000.0) -> dict[str, Any]:
     """Returns the rotary settings of transformers 5 (`rope_parameters`) or before (`rope_scaling`, `rope_theta`)."""
     scaling = setting(config, "rope_scaling", "rope_parameters", default={}, kind=dict)
+    nested = next((name for name, value in scaling.items() if isinstance(value, dict)), None)
+    if nested is not None:
+        kind = config.get("model_type")
+        raise InputError(f"config.json: rope_parameters of its own for {nested!r} is not implemented for {kind!r}")
     return {"rope_theta": setting(config, "rope_theta", default=theta, kind=float), **scaling}
 
 
@@ -64,6 +68,12 @@ def llama_fields(config: Mapping[str, Any], names: Set[str], **defaults: Any) ->
     head_dim = number("head_dim") or split_heads(hidden_size, num_heads)
     max_positions = number("max_position_embeddings")
     rope = rope_parameters(config)
+    # Of these families, transformers rotates whole heads, whatever the default kind's settings say.
+    part = rope.pop("partial_rotary_factor", 1.0)
+    if part != 1.0 and rope.get("rope_type", rope.get("type", "default")) != "default":
+        raise InputError(
+            f"config.json: partial_rotary_factor={part!r} is not implemented for a scaled rotary embedding"
+        )
     attention_bias = setting(config, "attention_bias", default=False, kind=bool)
     return {
         "vocab_size": number("vocab_size"),
@@ -78,7 +88,7 @@ def llama_fields(config: Mapping[str, Any], names: Set[str], **defaults: Any) ->
         "norm_epsilon": number("rms_norm_eps", float),
         "activation": activation(config, *defaults["activation"]),
         "gated_mlp": True,
-        "rotary": None if "full_attention" in rope else rotary_from(rope, head_dim, max_positions),
+        "rotary": rotary_from(rope, head_dim, max_positions),
         "attention_scale": head_dim**-0.5,
         "qkv_bias": attention_bias,
         "out_bias": attention_bias,
@@ -157,7 +167,10 @@ def _granite(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
     refuse(config)
 
     def factor(name: str) -> float:
-        return float(setting(config, name, default=1.0, kind=float))
+        value = float(setting(config, name, default=1.0, kind=float))
+        if not value > 0:
+            raise InputError(f"config.json: {name!r} is {value!r}, expected a positive number")
+        return value
 
     fields = llama_fields(config, names) | {
         "attention_scale": factor("attention_multiplier"),

@@ -9,21 +9,22 @@ from jaxprompt.models.families.llama import IGNORED, llama_fields, llama_weights
 from jaxprompt.models.rotary import original_positions, rotary_from
 
 
-def _rope(config: Mapping[str, Any], max_positions: int) -> dict[str, Any]:
+def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     rope = rope_parameters(config)
     rope.setdefault("partial_rotary_factor", setting(config, "partial_rotary_factor", default=1.0, kind=float))
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
-        # Early releases call their longrope "su" or "yarn", and keep the original length beside it.
-        original = setting(config, "original_max_position_embeddings", default=max_positions)
-        rope = {"original_max_position_embeddings": original, **rope, "rope_type": "longrope"}
+        # Early releases call their longrope "su" or "yarn". The original length beside it counts, not that within.
+        inner = setting(rope, "original_max_position_embeddings", default=4096)
+        original = setting(config, "original_max_position_embeddings", default=inner)
+        rope = {**rope, "original_max_position_embeddings": original, "rope_type": "longrope"}
     return rope
 
 
 def _translate(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
-    refuse(config)
+    refuse(config, attention_bias=False, mlp_bias=False)
     max_positions = setting(config, "max_position_embeddings", default=4096)
-    rope = _rope(config, max_positions)
+    rope = _rope(config)
     plain = {key: value for key, value in config.items() if key not in ("rope_scaling", "rope_parameters")}
     fields = llama_fields(
         plain, names, vocab_size=32064, hidden_size=3072, intermediate_size=8192, max_position_embeddings=4096,

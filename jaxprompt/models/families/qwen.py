@@ -4,15 +4,15 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from jaxprompt.models.decoder import DecoderConfig
-from jaxprompt.models.families.base import refuse, setting
+from jaxprompt.models.families.base import optional, refuse, setting
 from jaxprompt.models.families.llama import llama_family, llama_fields, window_fields
 
 
 def _windows(config: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
     # 0 is allowed: every layer has a window.
-    first = config.get("max_window_layers") or 0 if "max_window_layers" in config else 28
+    first = 0 if config.get("max_window_layers", 28) in (0, None) else setting(config, "max_window_layers", default=28)
     used = setting(config, "use_sliding_window", default=False, kind=bool)
-    window = setting(config, "sliding_window", default=4096) if used else None
+    window = optional(config, "sliding_window", 4096) if used else None
     return window_fields(config, num_layers, window, [layer >= first for layer in range(num_layers)])
 
 

@@ -6,7 +6,15 @@ from typing import Any
 
 from jaxprompt.models.encoder import EncoderConfig, post_norm_layers
 from jaxprompt.models.families.base import Family, Weight, activation, refuse, setting, split_heads, weight_and_bias
-from jaxprompt.models.families.bert import IGNORED, LAYER_WEIGHTS, RENAMES, bert_fields, embedding_weights, masked_head
+from jaxprompt.models.families.bert import (
+    IGNORED,
+    LAYER_WEIGHTS,
+    RENAMES,
+    bert_fields,
+    decoder_weights,
+    embedding_weights,
+    masked_head,
+)
 
 # The position table's first rows stand for padding: positions start behind the padding id, which is 1 everywhere.
 _OFFSET = 2
@@ -22,12 +30,15 @@ def _roberta(config: Mapping[str, Any], names: Set[str]) -> EncoderConfig:
 
 def _distilbert(config: Mapping[str, Any], names: Set[str]) -> EncoderConfig:
     refuse(config)
-    hidden_size, num_heads = setting(config, "dim", default=768), setting(config, "n_heads", default=12)
+    hidden_size, num_heads = (
+        setting(config, "dim", "hidden_size", default=768),
+        setting(config, "n_heads", "num_attention_heads", default=12),
+    )
     split_heads(hidden_size, num_heads)
     return EncoderConfig(
         **post_norm_layers(
             hidden_size,
-            setting(config, "n_layers", default=6),
+            setting(config, "n_layers", "num_hidden_layers", default=6),
             num_heads,
             setting(config, "hidden_dim", default=3072),
             activation(config, "activation", "gelu"),
@@ -48,8 +59,7 @@ def _roberta_weights(config: EncoderConfig) -> tuple[Weight, ...]:
         *weight_and_bias("pooler.dense", "pooler"),
         *weight_and_bias("lm_head.dense", "head/transform"),
         *weight_and_bias("lm_head.layer_norm", "head/norm"),
-        Weight("lm_head.bias", "head/bias"),
-        Weight("lm_head.decoder.weight", "head/weight"),
+        *decoder_weights(config, "lm_head"),
     )
 
 
@@ -73,10 +83,11 @@ ROBERTA = Family(
     prefix="roberta.",
     translate=_roberta,
     weights=_roberta_weights,
-    # Copies of the tied word embedding and of the vocabulary bias.
-    ignored=(*IGNORED, r"lm_head\.decoder\.(weight|bias)"),
+    # The copy of the tied word embedding, and the bias that an untied head does not use.
+    ignored=(*IGNORED, r"lm_head\.decoder\.weight", r"lm_head\.bias"),
     renames=RENAMES,
     tied_copy="lm_head.decoder.weight",
+    copies=(("lm_head.decoder.bias", "lm_head.bias"),),
 )
 XLM_ROBERTA = dataclasses.replace(ROBERTA, name="xlm-roberta")
 DISTILBERT = Family(

@@ -17,18 +17,19 @@ def _translate(config: Mapping[str, Any], names: Set[str], defaults: Mapping[str
     refuse(config, is_decoder=False, is_encoder_decoder=True)
     if "decoder.final_layer_norm.weight" not in names and names:
         raise InputError("the checkpoint holds T5's encoder alone: load one with encoder and decoder")
+    layers = setting(config, "num_layers", "num_hidden_layers", default=defaults.get("num_layers", 6))
+    num_heads = setting(config, "num_heads", "num_attention_heads", default=defaults.get("num_heads", 8))
     config = {**defaults, **config}
-    layers = setting(config, "num_layers", default=6)
     projection = setting(config, "feed_forward_proj", default="relu", kind=str)
     gate, _, act = projection.rpartition("-")
     act = setting(config, "dense_act_fn", default="gelu_new" if projection == "gated-gelu" else act, kind=str)
     if gate not in ("", "gated"):
         raise InputError(f"config.json: feed_forward_proj {projection!r} is not ACTIVATION or gated-ACTIVATION")
     block = {
-        "hidden_size": setting(config, "d_model", default=512),
-        "num_heads": setting(config, "num_heads", default=8),
-        "num_kv_heads": setting(config, "num_heads", default=8),
-        "head_dim": setting(config, "d_kv", default=64),
+        "hidden_size": setting(config, "d_model", "hidden_size", default=512),
+        "num_heads": num_heads,
+        "num_kv_heads": num_heads,
+        "head_dim": setting(config, "d_kv", "head_dim", default=64),
         "mlp_size": setting(config, "d_ff", default=2048),
         "norm": "rms",
         "norm_epsilon": setting(config, "layer_norm_epsilon", default=1e-6, kind=float),
@@ -51,7 +52,7 @@ def _translate(config: Mapping[str, Any], names: Set[str], defaults: Mapping[str
         embed_norm=False,
         final_norm=True,
         start_id=token_id(config, "decoder_start_token_id", 0),
-        # Newer configs say that the two are tied even where the files hold a head of its own.
+        # Newer configs say that the two are tied even where the files hold another head.
         head="own" if "lm_head.weight" in names else "tied",
         logit_scale=block["hidden_size"] ** -0.5 if scaled else 1.0,
     )
@@ -106,5 +107,6 @@ def _weights(config: Seq2SeqConfig) -> tuple[Weight, ...]:
 
 # A bias that early releases stored and nothing ever used.
 _IGNORED = (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",)
-T5 = Family("t5", "", _t5, _weights, _IGNORED, embedding_copies=SHARED_COPIES)
-MT5 = Family("mt5", "", _mt5, _weights, _IGNORED, embedding_copies=SHARED_COPIES)
+_REPEATS = (("lm_head.weight", "shared.weight"),)
+T5 = Family("t5", "", _t5, _weights, _IGNORED, copies=SHARED_COPIES, repeats=_REPEATS)
+MT5 = Family("mt5", "", _mt5, _weights, _IGNORED, copies=SHARED_COPIES, repeats=_REPEATS)
