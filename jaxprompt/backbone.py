@@ -16,6 +16,7 @@ from jaxprompt import padded
 from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.models import Cache, Memory, ModelConfig, Seq2SeqConfig, build
 from jaxprompt.models.families import family_of
+from jaxprompt.models.families.base import token_id
 from jaxprompt.models.presets import preset
 from jaxprompt.models.quantize import check_quantize
 from jaxprompt.sharding import make_mesh
@@ -47,6 +48,8 @@ class Backbone:
       fingerprint: 16 hex digits that identify the model, whatever dtype and mesh it was loaded to.
       read_tokenizer: called once, when `tokenizer` is first used.
       eos_ids: what ends a generated text, beside the tokenizer's end of sequence.
+      forced_bos_id, forced_eos_id: what a written text must begin with, and end with where it is cut off at its length
+        (BART); None: anything.
     """
 
     ref: str
@@ -59,6 +62,8 @@ class Backbone:
     dtype: Any
     read_tokenizer: Callable[[], Any]
     eos_ids: tuple[int, ...] = ()
+    forced_bos_id: int | None = None
+    forced_eos_id: int | None = None
 
     @functools.cached_property
     def tokenizer(self) -> Any:
@@ -272,6 +277,9 @@ def load_backbone(
     mesh = make_mesh() if mesh is None else mesh
     folder = resolve(ref)
     config_json = read_json(folder / "config.json")
+    generation = _generation(folder, config_json)
+    if generation.get("decoder_start_token_id") is not None:
+        config_json["decoder_start_token_id"] = generation["decoder_start_token_id"]
     family = family_of(config_json.get("model_type"))
     checkpoint = open_checkpoint(folder)
     names = canonical_names(checkpoint, family)
@@ -288,7 +296,9 @@ def load_backbone(
         fingerprint=fingerprint(checkpoint, config, used),
         dtype=kind,
         read_tokenizer=functools.partial(read_tokenizer, folder),
-        eos_ids=_eos_ids(folder, config_json),
+        eos_ids=_eos_ids({**config_json, **generation}),
+        forced_bos_id=_token(generation, "forced_bos_token_id"),
+        forced_eos_id=_token(generation, "forced_eos_token_id"),
     )
 
 
@@ -328,11 +338,23 @@ def _dtype(name: str) -> Any:
     return DTYPES[name]
 
 
-def _eos_ids(folder: Path, config_json: dict[str, Any]) -> tuple[int, ...]:
-    generation = folder / "generation_config.json"
-    ids = {**config_json, **(read_json(generation) if generation.is_file() else {})}.get("eos_token_id")
+def _generation(folder: Path, config_json: dict[str, Any]) -> dict[str, Any]:
+    """The settings of generation: those of their own file, else those that config.json holds or means."""
+    file = folder / "generation_config.json"
+    if file.is_file():
+        return read_json(file)
+    usual = {"forced_eos_token_id": 2} if config_json.get("model_type") in ("bart", "mbart") else {}
+    return {**usual, **config_json}
+
+
+def _eos_ids(settings: dict[str, Any]) -> tuple[int, ...]:
+    ids = settings.get("eos_token_id")
     ids = ids if isinstance(ids, list) else [ids]
     return tuple(i for i in ids if isinstance(i, int))
+
+
+def _token(settings: dict[str, Any], name: str) -> int | None:
+    return None if settings.get(name) is None else token_id(settings, name, 0)
 
 
 __all__ = ["Backbone", "Cache", "load_backbone", "random_backbone"]

@@ -20,6 +20,7 @@ class Search:
     Attributes:
       max_new_tokens: write at most this many.
       eos: ids that end a text.
+      forced_eos: what the last of `max_new_tokens` must be; None: anything.
       temperature, top_k, top_p: as in `generate`.
       num_beams: 1, or the width of a beam search.
       length_penalty: hypotheses are compared by their log-probability divided by length ** length_penalty.
@@ -34,6 +35,14 @@ class Search:
     num_beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool = False
+    forced_eos: int | None = None
+
+    def allowed(self, scores: Float[Array, "*rows vocab"], number: Int[Array, ""]) -> Float[Array, "*rows vocab"]:
+        """The scores of token `number`, counted from 0, where it may not be any."""
+        if self.forced_eos is None:
+            return scores
+        forced = jnp.where(jnp.arange(scores.shape[-1]) == self.forced_eos, 0.0, _NEVER)
+        return jnp.where(number + 1 == self.max_new_tokens, forced, scores)
 
     def ends(self, tokens: Int[Array, "..."]) -> Int[Array, "..."]:
         """Whether each token ends its text."""
@@ -114,8 +123,8 @@ def _decode(model, search, params, ids, lengths, soft, prefix, source, source_pr
 def _one_by_one(search, head, advance, last, cache, memory, key):
     rows, count = last.shape[0], search.max_new_tokens
 
-    def draw(hidden, key):
-        logits = head(hidden)
+    def draw(hidden, key, number):
+        logits = search.allowed(head(hidden), number)
         token = sample(logits, key, search.temperature, search.top_k, search.top_p)
         return token, jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=-1)[:, 0]
 
@@ -129,11 +138,11 @@ def _one_by_one(search, head, advance, last, cache, memory, key):
         done = done | search.ends(token)
         hidden, cache = advance(token, cache, memory)
         key, now = jax.random.split(key)
-        return number + 1, draw(hidden, now), cache, key, done, tokens, score
+        return number + 1, draw(hidden, now, number + 1), cache, key, done, tokens, score
 
     key, now = jax.random.split(key)
     tokens = jnp.full((rows, count), search.eos[0] if search.eos else 0, jnp.int32)
-    carry = (0, draw(last, now), cache, key, jnp.zeros(rows, bool), tokens, jnp.zeros(rows))
+    carry = (0, draw(last, now, 0), cache, key, jnp.zeros(rows, bool), tokens, jnp.zeros(rows))
     carry = jax.lax.while_loop(more, step, carry)
     return carry[5], carry[6]
 
@@ -156,7 +165,8 @@ def _beams(search, head, advance, last, cache, memory, key):
 
     def step(carry):
         number, (tokens, scores), hidden, (done_tokens, done_scores, finished), improvable, _, cache = carry
-        logprobs = jax.nn.log_softmax(head(hidden)).reshape(rows, beams, -1) + scores[:, :, None]
+        logprobs = search.allowed(jax.nn.log_softmax(head(hidden)), number)
+        logprobs = logprobs.reshape(rows, beams, -1) + scores[:, :, None]
         vocab = logprobs.shape[-1]
         best, index = jax.lax.top_k(logprobs.reshape(rows, -1), kept)
         beam, token = index // vocab, (index % vocab).astype(jnp.int32)

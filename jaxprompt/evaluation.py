@@ -47,8 +47,9 @@ def evaluate(eval_step: Callable, trainable: dict, batches: Iterable[Batch], pla
       size: number of examples in all; slots name theirs by `Batch.index`.
     """
     found: dict[str, np.ndarray] = {}
-    for batch in batches:
-        scores = jax.device_get(eval_step(trainable, place(batch)))
+
+    def collect(batch: Batch, scores) -> None:
+        scores = jax.device_get(scores)
         used = batch.index >= 0
         order = batch.index[used]
         parts = {"logits": scores.logits, "nll": scores.nll, "tokens": scores.tokens}
@@ -58,4 +59,14 @@ def evaluate(eval_step: Callable, trainable: dict, batches: Iterable[Batch], pla
             if value is not None:
                 values = np.asarray(value)[used]
                 found.setdefault(name, np.zeros((size, *values.shape[1:]), values.dtype))[order] = values
+
+    # One batch behind, so that the next is packed and begun while the device is at work.
+    begun = None
+    for batch in batches:
+        scores = eval_step(trainable, place(batch))
+        if begun is not None:
+            collect(*begun)
+        begun = batch, scores
+    if begun is not None:
+        collect(*begun)
     return Evaluation(**found)

@@ -139,7 +139,7 @@ def build(
         if reporter is not None:
             reporter.say(f"loading {config.model} ({config.dtype}) ...")
         backbone = configured_backbone(config)
-    kind = config.objective.type
+    kind, how = config.objective.type, config.objective.pool or ("last" if backbone.causal else "mean")
     encoder = Encoder(
         template,
         backbone.tokenizer,
@@ -149,6 +149,7 @@ def build(
         objective=kind,
         words=words if kind == "verbalizer" else None,
         start_id=backbone.config.start_id if backbone.seq2seq else None,
+        pool=how,
     )
     single = kind == "verbalizer" and all(len(ids) == 1 for ids in encoder.word_ids)
     objective = Objective(
@@ -156,7 +157,7 @@ def build(
         label_names=names,
         words=words,
         columns=tuple(ids[0] for ids in encoder.word_ids) if single else None,
-        pool=config.objective.pool or ("last" if backbone.causal else "mean"),
+        pool=how,
         temperature=config.objective.temperature,
     )
     vectors = _label_vectors(backbone, objective) if kind == "similarity" else None

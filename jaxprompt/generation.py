@@ -34,6 +34,9 @@ def generate(
 ) -> list[str]:
     """Continues each text; an encoder-decoder reads it and writes an answer.
 
+    Of a model's generation_config.json the tokens count that start, end or must begin or end a text; its other
+    settings (beams, lengths, penalties) are this function's arguments, with these defaults.
+
     Args:
       texts: plain texts; or, under a prompt whose template has fields, rows `{field: value}` (a plain text fills the
         template's only field).
@@ -66,6 +69,7 @@ def generate(
         num_beams=num_beams,
         length_penalty=length_penalty,
         early_stopping=early_stopping,
+        forced_eos=backbone.forced_eos_id,
     )
     _check_options(search, seed, batch_size)
     if prompt is not None:
@@ -79,6 +83,11 @@ def generate(
         raise InputError(
             f"a context of {start + longest} tokens and {max_new_tokens} new ones do not fit the backbone's "
             f"{backbone.max_positions} positions: shorten the text or max_new_tokens"
+        )
+    if sources is not None and max(map(len, sources)) > backbone.max_positions:
+        raise InputError(
+            f"a source of {max(map(len, sources))} tokens, prompt included, does not fit the backbone's "
+            f"{backbone.max_positions} positions: shorten the text"
         )
     soft = None if prompt is None or prompt.soft is None else jnp.asarray(prompt.soft)
     room = backbone.max_positions - start - max_new_tokens
@@ -117,7 +126,8 @@ def _check_options(search: Search, seed: int, batch_size: int) -> None:
         ("top_p", search.top_p, search.top_p is None or 0 < search.top_p <= 1, "above 0 and at most 1"),
         ("seed", seed, 0 <= seed < 2**32, "from 0 to 2**32 - 1"),
         ("batch_size", batch_size, batch_size >= 1, "at least 1"),
-        ("num_beams", search.num_beams, search.num_beams >= 1, "at least 1"),
+        ("num_beams", search.num_beams, isinstance(search.num_beams, int) and search.num_beams >= 1, "1 or more"),
+        ("early_stopping", search.early_stopping, isinstance(search.early_stopping, bool), "true or false"),
         ("temperature", search.temperature, search.num_beams == 1 or search.temperature == 0, "0 in a beam search"),
     ):
         if not fine:
@@ -149,7 +159,11 @@ def _contexts(backbone, texts, prompt) -> tuple[list[int], list[list[int]], list
     soft_ids = [backbone.vocab_size + i for i in range(rows)]
     if backbone.seq2seq:
         # The special tokens in front of a text are there in a target too, behind the start token.
-        ahead = [backbone.config.start_id, *text_tokenizer(backbone.tokenizer).leading]
+        forced = backbone.forced_bos_id
+        ahead = [
+            backbone.config.start_id,
+            *(text_tokenizer(backbone.tokenizer).leading if forced is None else [forced]),
+        ]
         return [], [ahead] * len(contexts), [soft_ids + context for context in contexts]
     return soft_ids, contexts, None
 

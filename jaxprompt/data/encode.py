@@ -37,10 +37,11 @@ class Encoder:
       causal: whether the model is a decoder; else it is masked (bidirectional), or an encoder-decoder.
       max_length: the most tokens an example may have, soft tokens included.
       objective: "generation" scores every token of a target and the end of sequence; "verbalizer" scores label words
-        at `{target}` or `{mask}`; "classifier" and "similarity" pool one token.
+        at `{target}` or `{mask}`; "classifier" and "similarity" pool tokens of the text.
       words: for a verbalizer, per label its label words.
       start_id: of an encoder-decoder, the token that its decoder starts with. What the template has before
         `{decoder}`, or before `{target}`, is the encoder's.
+      pool: for a classifier or similarity, "first" or "last" of the tokens that are not soft, or "mean" of all.
       word_ids: per label word, labels in order, its tokens.
       word_labels: per label word, its label.
     """
@@ -53,6 +54,7 @@ class Encoder:
     objective: Objective
     words: tuple[tuple[str, ...], ...] | None = None
     start_id: int | None = None
+    pool: str = "mean"
     word_ids: tuple[tuple[int, ...], ...] = dataclasses.field(init=False)
     word_labels: tuple[int, ...] = dataclasses.field(init=False)
     tokens: TextTokenizer = dataclasses.field(init=False, repr=False)
@@ -265,7 +267,8 @@ class Encoder:
         text = [at for at, token in enumerate(trunk) if token < self.vocab_size]
         if not text:
             raise InputError(f"{_where(number)}no token to pool: the text is empty (remove the row)")
-        return text[-1] if self.causal else text[0]
+        # A mean starts at the first one: what all examples share may be taken out of their rows up to here.
+        return text[-1] if self.pool == "last" else text[0]
 
 
 def _check(template: Template, objective: str, causal: bool, seq2seq: bool, words: Any) -> None:

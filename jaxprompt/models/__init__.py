@@ -27,7 +27,10 @@ def build(
 ) -> nn.Module:
     """Returns the module that a config describes; raises InputError for `remat` or `attention` that it cannot have."""
     for block in (config.encoder, config.decoder) if isinstance(config, Seq2SeqConfig) else (config,):
-        check_implementation(attention, dtype, block.head_dim, block.attention_softcap)
+        tensor = 1 if mesh is None else mesh.shape["tensor"]
+        check_implementation(
+            attention, dtype, block.head_dim, block.attention_softcap, block.num_kv_heads, shards=tensor
+        )
     return MODULES[type(config)](config, dtype=dtype, remat=check_remat(remat), mesh=mesh, attention=attention)
 
 

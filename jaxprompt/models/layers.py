@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxprompt.models.quantize import Quantized
+from jaxprompt.ops.products import wide_einsum
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -43,6 +44,8 @@ def linear(
     out_dtype = out_dtype or x.dtype
     if isinstance(weight, Quantized):
         y = weight.product(x, out_dtype)
+    elif out_dtype == jnp.float32:
+        y = wide_einsum("...i,oi->...o", x, weight)
     else:
         y = jax.lax.dot_general(x, weight, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=out_dtype)
     return y if bias is None else y + bias.astype(y.dtype)
@@ -61,7 +64,8 @@ def embed_ids(
     vocab = table.shape[0]
     is_soft = ids >= vocab
     words = jnp.take(table, jnp.where(is_soft, 0, ids), axis=0, mode="fill") * scale
-    prompts = jnp.take(soft.astype(table.dtype), jnp.where(is_soft, ids - vocab, 0), axis=0, mode="fill")
+    # Narrowed behind the lookup, so that the gradients of a row's many copies are added in the prompt's float32.
+    prompts = jnp.take(soft, jnp.where(is_soft, ids - vocab, 0), axis=0, mode="fill").astype(table.dtype)
     return jnp.where(is_soft[..., None], prompts, words)
 
 

@@ -105,13 +105,18 @@ def _product(x, weight: Quantized, out_dtype, dtype):
 
     A gradient rule of its own, because the usual one saves the widened weight for the backward pass.
     """
+    return _multiply(x, weight, out_dtype, dtype)
+
+
+def _multiply(x, weight, out_dtype, dtype):
     factor, scale = weight.factor(dtype)
     y = jax.lax.dot_general(x, factor, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=out_dtype)
     return y if scale is None else (y * scale).astype(out_dtype)
 
 
 def _forward(x, weight, out_dtype, dtype):
-    return _product(x, weight, out_dtype, dtype), weight
+    # Not through `_product`: what a remat policy keeps are products that it sees.
+    return _multiply(x, weight, out_dtype, dtype), weight
 
 
 def _backward(out_dtype, dtype, weight, gradient):

@@ -8,6 +8,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxprompt.errors import InputError, did_you_mean
+from jaxprompt.ops.products import wide_einsum
 from jaxprompt.types import Inputs
 
 # How attention is computed: by einsums that XLA compiles for any device, or by cuDNN's flash attention.
@@ -117,13 +118,17 @@ def windowed(
     return view.replace(row=row, prefix=behind)
 
 
-def check_implementation(name: str, dtype: Any, head_dim: int, softcap: float | None) -> str:
+def check_implementation(
+    name: str, dtype: Any, head_dim: int, softcap: float | None, kv_heads: int = 1, shards: int = 1
+) -> str:
     """Returns `name`; raises InputError if attention has none of it, or not for such a model on this machine.
 
     Args:
       dtype: of queries, keys and values.
       head_dim: width of a head.
       softcap: as in `attend`.
+      kv_heads: heads of keys and values.
+      shards: over how many devices heads are split.
     """
     if name not in IMPLEMENTATIONS:
         raise InputError(f"unknown attention {name!r}{did_you_mean(name, IMPLEMENTATIONS)}")
@@ -141,6 +146,11 @@ def check_implementation(name: str, dtype: Any, head_dim: int, softcap: float | 
             raise InputError(
                 f"attention=cudnn needs heads of a multiple of 8 and at most {CUDNN_HEAD_DIM}, this model's have "
                 f"{head_dim}{remedy}"
+            )
+        if kv_heads % shards:
+            raise InputError(
+                f"attention=cudnn cannot split {kv_heads} heads of keys over {shards} devices: lower mesh.tensor, or set "
+                "attention=xla"
             )
     return name
 
@@ -224,11 +234,11 @@ def _attend_xla(q, k, v, view, scale, softcap, prefix_keys, prefix_values):
             logits = logits + bias.reshape(bias.shape[0], kv_heads, heads // kv_heads, *bias.shape[2:])
         return logits if seen is None else jnp.where(seen[:, None, None], logits, jnp.finfo(jnp.float32).min)
 
-    logits = jnp.einsum("rskgd,rtkd->rkgst", q, k, preferred_element_type=jnp.float32)
+    logits = wide_einsum("rskgd,rtkd->rkgst", q, k)
     logits = finish(logits, view.row, view.row_bias)
     peak = logits.max(-1, keepdims=True)
     if prefix_keys is not None:
-        prefix_logits = jnp.einsum("rskgd,pkd->rkgsp", q, prefix_keys, preferred_element_type=jnp.float32)
+        prefix_logits = wide_einsum("rskgd,pkd->rkgsp", q, prefix_keys)
         prefix_logits = finish(prefix_logits, view.prefix, view.prefix_bias)
         peak = jnp.maximum(peak, prefix_logits.max(-1, keepdims=True))
     # The softmax over [prefix, row] without concatenating the two: a common peak, a common sum, one division at the
@@ -236,12 +246,10 @@ def _attend_xla(q, k, v, view, scale, softcap, prefix_keys, prefix_values):
     peak = jax.lax.stop_gradient(peak)
     weights = jnp.exp(logits - peak)
     total = weights.sum(-1)
-    out = jnp.einsum("rkgst,rtkd->rskgd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    out = wide_einsum("rkgst,rtkd->rskgd", weights.astype(v.dtype), v)
     if prefix_keys is not None:
         prefix_weights = jnp.exp(prefix_logits - peak)
         total += prefix_weights.sum(-1)
-        out += jnp.einsum(
-            "rkgsp,pkd->rskgd", prefix_weights.astype(v.dtype), prefix_values, preferred_element_type=jnp.float32
-        )
+        out += wide_einsum("rkgsp,pkd->rskgd", prefix_weights.astype(v.dtype), prefix_values)
     out = out / total.transpose(0, 3, 1, 2)[..., None]
     return out.reshape(rows, seq, heads, head_dim).astype(v.dtype)

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 # Logits of one tile, in fp32, stay under this many bytes: large enough to keep a matrix unit busy, small enough that
-# a 100,000-word vocabulary never shows up in the peak memory.
+# a 100,000-word vocabulary never shows up in the peak memory. An accelerator needs some thousand tokens for each
+# reading of the head's weight.
 TILE_BYTES = 64 * 2**20
+ACCELERATOR_TILE_BYTES = 8 * TILE_BYTES
 
 
 def gather_positions(
@@ -47,7 +49,7 @@ def token_logprobs(
     hidden_rnd: Float[Array, "rows n embed"],
     ids_rn: Int[Array, "rows n"],
     vocab_size: int,
-    tile_bytes: int = TILE_BYTES,
+    tile_bytes: int | None = None,
 ) -> Float[Array, "rows n"]:
     """Log-probability of each target id under the full vocabulary, computed tile by tile.
 
@@ -55,8 +57,10 @@ def token_logprobs(
       head: `head(params, hidden) -> logits [..., vocab]` in fp32. Frozen: no gradient reaches `params`.
       hidden_rnd: hidden states at the scored positions.
       ids_rn: the token scored at each.
-      tile_bytes: bound on the logits that exist at one time.
+      tile_bytes: bound on the logits that exist at one time; default: `TILE_BYTES`, on an accelerator more.
     """
+    if tile_bytes is None:
+        tile_bytes = TILE_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_TILE_BYTES
     rows, count, width = hidden_rnd.shape
     per_tile = max(1, tile_bytes // (4 * vocab_size * rows))
     if count <= per_tile:

@@ -31,7 +31,7 @@ class Result:
 
     Attributes:
       prompt: the best prompt by validation (accuracy, or loss for generation); the last one without validation data.
-      metrics: the best validation figures, and `step`, `steps`, `best_step`, `seconds_per_step`, `train_loss`.
+      metrics: the best validation figures, and `step`, `best_step`, `train_loss` and, with labels, `majority_accuracy`.
       run_dir: folder with config.yaml, metrics.jsonl, prompt.safetensors, result.json and checkpoints/.
     """
 
@@ -216,7 +216,7 @@ class _Run:
 
 def _open_run(config: Config) -> Path:
     """The run folder, made if needed; refused when it holds another experiment."""
-    run_dir = Path(config.run_dir or "runs") / ("" if config.run_dir else _digest(_dumped(config)))
+    run_dir = Path(config.run_dir or "runs") / ("" if config.run_dir else _digest(_what(config)))
     kept = run_dir / "config.yaml"
     if kept.exists():
         old, new = configs.flat(configs.load_config(kept)), configs.flat(configs.load_config(_plain(config)))
@@ -241,6 +241,12 @@ def _plain(config: Config) -> dict:
         if isinstance(tree["data"][name], list):
             tree["data"][name] = "memory:" + _digest(json.dumps(tree["data"][name], sort_keys=True, default=str))
     return tree
+
+
+def _what(config: Config) -> str:
+    """All of a config but where and how it is computed."""
+    flat = configs.flat(configs.load_config(_plain(config)))
+    return json.dumps({key: value for key, value in flat.items() if key not in configs.MACHINE_KEYS}, sort_keys=True)
 
 
 def _dumped(config: Config) -> str:

@@ -52,12 +52,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         return Checkpoint(folder, _open_file(folder / _WEIGHTS))
     if not (folder / _INDEX).is_file():
         if any((folder / name).is_file() for name in _PICKLED):
-            raise InputError(
-                f"{folder} holds pickled weights only, which jaxprompt never loads; convert them where torch is "
-                f"installed: python -c \"import transformers as t; m = '{folder}'; "
-                f"c = t.AutoConfig.from_pretrained(m); "
-                f'getattr(t, c.architectures[0]).from_pretrained(m).save_pretrained(m)"'
-            )
+            raise InputError(f"{folder} holds pickled weights only, {how_to_convert(str(folder), str(folder))}")
         raise InputError(f"{folder} holds no {_WEIGHTS} and no {_INDEX}: download the model's safetensors files")
     listed = read_json(folder / _INDEX).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
@@ -71,6 +66,17 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if absent:
         raise InputError(f"{folder / _INDEX} lists {shorten(absent)}, absent from the shards: download them again")
     return Checkpoint(folder, tensors)
+
+
+def how_to_convert(source: str, folder: str) -> str:
+    """Returns what to do about a model whose weights are pickled: the command that writes it to `folder`, converted."""
+    code = (
+        f"import transformers as t; c = t.AutoConfig.from_pretrained('{source}'); "
+        f"getattr(t, c.architectures[0]).from_pretrained('{source}').save_pretrained('{folder}')"
+    )
+    if folder != source:
+        code += f"; t.AutoTokenizer.from_pretrained('{source}').save_pretrained('{folder}')"
+    return f'which jaxprompt never loads; convert them where torch is installed: python -c "{code}"'
 
 
 def _open_file(path: Path) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from jaxprompt.errors import InputError
+from jaxprompt.weights.checkpoint import how_to_convert
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Configs, safetensors weights and tokenizer files; never pickled weights or code.
@@ -67,9 +68,16 @@ def _from_hub(repo: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_SKIPPED))
+        folder = Path(snapshot_download(repo, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_SKIPPED))
     except Exception as error:  # The hub client raises errors of its HTTP library, of the OS and of its own.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"model {repo!r} is no local folder and could not be downloaded from the Hugging Face hub: {reason}"
         ) from error
+    if not any(folder.glob("*.safetensors")):
+        here = repo.split("/")[1]
+        raise InputError(
+            f"model {repo!r} has no safetensors files on the hub, pickled weights at most, {how_to_convert(repo, here)}, "
+            f"and name the folder {here!r}"
+        )
+    return folder

@@ -104,9 +104,10 @@ def any_tokenizer(request):
 def make_encoder():
     """Builds an encoder; by default of a generator if the template has a target, else of a causal classifier."""
 
-    def make(text, tokenizer, *, causal=True, objective=None, max_length=512, words=None):
+    def make(text, tokenizer, *, causal=True, objective=None, max_length=512, words=None, pool=None):
         template = parse_template(text)
         objective = objective or ("generation" if template.has_target else "classifier")
-        return Encoder(template, tokenizer, len(tokenizer), causal, max_length, objective, words)
+        pool = pool or ("last" if causal else "first")
+        return Encoder(template, tokenizer, len(tokenizer), causal, max_length, objective, words, pool=pool)
 
     return make

@@ -51,11 +51,13 @@ def test_a_text_merging_with_the_head_shortens_it(gpt2, make_encoder):
 def test_the_scored_and_the_pooled_token_stay_in_the_row(llama, make_encoder):
     encoder = make_encoder("{soft:4}{target}", llama)
     assert hoist_length(encoder, [encoder.encode({}, "a")]) == 4
-    encoder = make_encoder("{soft:4}the end", llama)
-    example = encoder.encode({})
-    length = hoist_length(encoder, [example])
-    assert length == len(example.ids) - 1
-    assert drop_prefix(example, length).pool_at == 0
+    for pool in ("last", "first", "mean"):
+        encoder = make_encoder("{soft:4}the end", llama, pool=pool)
+        example = encoder.encode({})
+        length = hoist_length(encoder, [example])
+        # A mean is over all that is not soft.
+        assert length == (len(example.ids) - 1 if pool == "last" else 4)
+        assert drop_prefix(example, length).pool_at == 0
 
 
 def test_branches_survive(llama, make_encoder):

@@ -4,6 +4,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxprompt.backbone import load_backbone
 from jaxprompt.types import Inputs
@@ -11,8 +12,9 @@ from jaxprompt.types import Inputs
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-def test_remat_changes_what_is_kept_and_not_the_gradient():
-    backbone = load_backbone(GOLDEN / "gpt2")
+@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
+def test_remat_changes_what_is_kept_and_not_the_gradient(quantize):
+    backbone = load_backbone(GOLDEN / "gpt2", quantize=quantize)
     ids = jnp.asarray([[61, 62, 5, 9, 11]])
     inputs = Inputs(ids, jnp.arange(5)[None], jnp.ones_like(ids))
     soft = jnp.asarray(np.random.default_rng(0).normal(size=(2, 24)), jnp.float32)

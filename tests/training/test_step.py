@@ -37,12 +37,14 @@ DECODER_CASES = {
     "prefix-generation": PREFIX | GENERATION,
     "prefix-several-tokens": PREFIX | SEVERAL_TOKENS,
     "head": {"template": "{soft:3} {text}"} | HEAD,
+    "mean-head": {"template": "{soft:3} A review of: {text}", "objective": {"type": "classifier", "pool": "mean"}},
 }
 ENCODER_CASES = {
     "soft-head": {"template": "{soft:3} {text} {soft:1}"} | HEAD,
     "soft-similarity": {"template": "{soft:3} {text}"} | SIMILARITY,
     "prefix-head": PREFIX | {"template": "{text}"} | HEAD,
     "first-token": {"template": "{soft:3} {text}", "objective": {"type": "classifier", "pool": "first"}},
+    "last-token": {"template": "{soft:3} {text}", "objective": {"type": "classifier", "pool": "last"}},
 }
 
 SEQ2SEQ_CASES = {
@@ -100,6 +102,22 @@ def test_decoder_shared_and_packed_equal_concatenated_and_separate(stories, rows
     assert fast[1].index.shape[0] < plain[1].index.shape[0] == len(rows)
     assert_same(fast, packed)
     assert_same(packed, plain)
+
+
+@pytest.mark.parametrize("name", ["stories", "minilm"])
+def test_pooling_takes_the_tokens_it_names(name, rows, request):
+    backbone = request.getfixturevalue(name)
+
+    def pooled(pool):
+        case = {"template": "{soft:3} {text}", "objective": {"type": "classifier", "pool": pool}}
+        forward, trainable, batch = prepared(backbone, rows, case, packing=False, share_prefix=False)
+        text = (np.asarray(batch.inputs.segments) == 1) & (np.asarray(batch.inputs.ids) < backbone.vocab_size)
+        return float(forward(trainable, forward.frozen(), batch).loss), np.asarray(batch.pool_at)[:, 0], text
+
+    (first, at_first, text), (last, at_last, _), (mean, _, _) = map(pooled, ("first", "last", "mean"))
+    np.testing.assert_array_equal(at_first, text.argmax(1))
+    np.testing.assert_array_equal(at_last, text.shape[1] - 1 - text[:, ::-1].argmax(1))
+    assert len({round(loss, 3) for loss in (first, last, mean)}) == 3
 
 
 @pytest.mark.parametrize("case", cases(ENCODER_CASES))
