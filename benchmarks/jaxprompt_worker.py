@@ -89,6 +89,7 @@ class Side:
             "hoisted": len(self.data.hoisted),
             "real_tokens_per_step": sum(count.tokens for count in counts) / steps,
             "computed_tokens_per_step": (sum(map(_area, parts)) + sum(count.shared for count in counts)) / steps,
+            "matmul_flops_per_second": common.matmul_flops_per_second(work["dtype"]),
             "flops_per_step": sum(count.total for count in counts) / steps,
             "remat": config.train.remat,
             "attention": attention,

@@ -33,12 +33,12 @@ class Side:
     def __init__(self, folder: Path):
         self.folder, work = folder, json.loads((folder / "workload.json").read_text())
         self.work, self.length = work, work["prompt_length"]
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = os.environ.get("TORCH_DEVICE", "cpu")
         if self.device == "cuda":
             torch.cuda.set_per_process_memory_fraction(float(os.environ.get("MEMORY_SHARE", "1")))
             torch.set_float32_matmul_precision("high")  # as JAX by default
         else:
-            torch.set_num_threads(int(os.environ.get("TORCH_THREADS") or os.cpu_count()))
+            torch.set_num_threads(int(os.environ.get("TORCH_THREADS") or len(os.sched_getaffinity(0))))
         self.model_folder = _folder(work["model"])
         self.family = json.loads((self.model_folder / "config.json").read_text())["model_type"]
         self.classifier = work["objective"] == "classifier"
@@ -109,6 +109,7 @@ class Side:
         trained = [name for name, p in self.model.named_parameters() if p.requires_grad]
         return {
             "setting": setting,
+            "device": torch.cuda.get_device_name() if self.device == "cuda" else "cpu",
             "accumulate": accumulate,
             "trained": trained,
             "padded_tokens_per_step": self._area(),

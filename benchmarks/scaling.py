@@ -159,11 +159,14 @@ def plot(records: list[dict], path: Path) -> None:
     plt.savefig(path, dpi=110)
 
 
-def report(records: list[dict], head: str) -> str:
-    """All sweeps as tables."""
+def report(records: list[dict]) -> str:
+    """All sweeps as tables, below the machine that they were measured on."""
     names = ("step, ms", "examples/s", "tokens per step", "tokens/s", "GFLOP/s", "temporary MiB", "compilation, s")
-    text = ["# Scaling", "", head, ""]
+    text, head = ["# Scaling", ""], ""
     for sweep in dict.fromkeys(r["sweep"] for r in records):
+        where = next(f"{r['machine']}\n\n{r['shape']}" for r in records if r["sweep"] == sweep)
+        text += [where, ""] if where != head else []
+        head = where
         lines = [
             (
                 r[sweep],
@@ -212,10 +215,13 @@ def main() -> None:
             )
     args.results.mkdir(parents=True, exist_ok=True)
     path = args.results / "scaling.jsonl"
+    # Sweeps that were not repeated stay.
+    found = {sweep: [r for r in (*records, *common.read_records(path)) if r["sweep"] == sweep] for sweep in SWEEPS}
+    records = [r for sweep, all_of in found.items() for r in all_of if r["machine"] == all_of[0]["machine"]]
     path.unlink(missing_ok=True)
     for record in records:
         common.append_record(path, record)
-    path.with_suffix(".md").write_text(report(records, f"{where}\n\n{shape}"), encoding="utf-8")
+    path.with_suffix(".md").write_text(report(records), encoding="utf-8")
     plot(records, path.with_suffix(".png"))
 
 

@@ -83,7 +83,7 @@ def measure(args: argparse.Namespace) -> dict:
     peak, of = common.peak_memory()
     median, total = statistics.median(seconds), sum(seconds)
     # The faster of two, so that a neighbour's load during one of them does not flatter the share.
-    speed = max(before, common.matmul_flops_per_second(args.dtype))
+    speed = jax.device_count() * max(before, common.matmul_flops_per_second(args.dtype))
     per_step = statistics.mean(count.total for count in counted)
     return {
         "machine": common.machine(common.jax_devices()),
@@ -138,7 +138,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="examples per step (default 32)")
     parser.add_argument("--steps", type=int, default=20, help="timed steps, compilation apart (default 20)")
     parser.add_argument("--method", choices=("prompt", "prefix"), default="prompt", help="default prompt")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default float32")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="default float32"
+    )
     parser.add_argument(
         "--objective",
         choices=("verbalizer", "generation", "classifier", "lm"),

