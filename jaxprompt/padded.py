@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.errors import InputError
+from jaxprompt.templates import Decoder, Soft, Target, parse_template
 from jaxprompt.types import Inputs, Prefix, prefix_length
 
 
@@ -23,11 +24,24 @@ def forward(backbone, with_head: bool, input_ids, attention_mask, prompt, decode
     if decoder_input_ids is None:
         start = backbone.config.start_id
         raise InputError(f"an encoder-decoder needs decoder_input_ids: rows that start with its start token, {start}")
+    _check_side(prompt)
     targets, target_mask = _rows(backbone, decoder_input_ids, None, "decoder_input_ids")
     if len(targets) != len(ids):
         raise InputError(f"decoder_input_ids have {len(targets)} rows, input_ids {len(ids)}: they must agree")
     _check_length(backbone, target_mask, None, prefix)
     return _translate(backbone.module, with_head, backbone.params, ids, mask, targets, soft, prefix, source_prefix)
+
+
+def _check_side(prompt) -> None:
+    """Raises InputError if a prompt was learned, by its template, with soft rows in the decoder."""
+    text = getattr(prompt, "info", {}).get("template")
+    pieces = parse_template(text).pieces if text else ()
+    ends = [at for at, piece in enumerate(pieces) if isinstance(piece, Decoder | Target)]
+    if ends and any(isinstance(piece, Soft) for piece in pieces[ends[0] :]):
+        raise InputError(
+            f"the prompt has soft rows in the decoder (template {text!r}), and here they go before the encoder's text: "
+            "use generate, predict or evaluate, which follow the template"
+        )
 
 
 def _rows(backbone, ids, mask, name: str) -> tuple[np.ndarray, np.ndarray]:

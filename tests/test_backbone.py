@@ -12,6 +12,7 @@ import pytest
 from jaxprompt.backbone import load_backbone, random_backbone
 from jaxprompt.errors import InputError
 from jaxprompt.padded import _forward
+from jaxprompt.prompt import Prompt
 from jaxprompt.types import Inputs, Prefix
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -294,3 +295,14 @@ def test_import_is_light():
     # A platform that does not exist makes any use of a device fail.
     environment = {"JAX_PLATFORMS": "no_such_platform", "PATH": "", "PYTHONPATH": ":".join(filter(None, sys.path))}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
+
+
+def test_a_prompt_that_stands_in_the_decoder_is_not_put_into_the_encoder():
+    t5 = load_backbone(GOLDEN / "t5")
+    arrays = {"soft": np.zeros((3, t5.soft_size), np.float32)}
+    ids, decoder_ids = [[5, 6, 7]], [[0, 4]]
+    right = Prompt("soft", arrays, info={"template": "{soft:3} {text} {target}"})
+    close(t5.logits(ids, None, right, decoder_ids), t5.logits(ids, None, arrays["soft"], decoder_ids))
+    for template in ("{text} {decoder} {soft:3}{target}", "{soft:1} {text} {decoder}{soft:2} {target}"):
+        with pytest.raises(InputError, match="soft rows in the decoder"):
+            t5.logits(ids, None, Prompt("soft", arrays, info={"template": template}), decoder_ids)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from jaxprompt.decoding import Search, decode
 from jaxprompt.types import Inputs
 
 GOLDEN = Path(__file__).parent / "golden"
-MODELS = ["gpt2", "llama-untied", "gemma2", "t5-v1_1", "bart"]
+MODELS = ["gpt2", "gptj", "gpt-neox", "opt", "llama-untied", "phi3", "gemma2", "t5-v1_1", "bart"]
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -39,8 +40,12 @@ def run(backbone, settings, ids, mask, **options):
         packed, lengths = np.full((len(ids), 1), settings["decoder_start_token_id"], np.int32), np.ones(len(ids), int)
     tokens, scores = decode(backbone, search, jnp.asarray(packed), jnp.asarray(lengths), source=source)
     tokens = np.array(tokens)
-    ended = np.cumsum(tokens == settings["eos_token_id"], axis=1) - (tokens == settings["eos_token_id"])
-    return np.where(ended > 0, 0, tokens), np.asarray(scores)
+    return np.where(behind_the_end(tokens, settings), 0, tokens), np.asarray(scores)
+
+
+def behind_the_end(tokens, settings):
+    ends = tokens == settings["eos_token_id"]
+    return np.cumsum(ends, axis=1) - ends > 0
 
 
 def right(found, expected):
@@ -67,10 +72,52 @@ def test_beam_search(reference, padding, penalty):
     np.testing.assert_allclose(scores, arrays[f"{padding}beam_scores_{penalty}"], atol=1e-4, rtol=1e-4)
 
 
-def test_one_beam_scores_the_greedy_choice(reference):
-    """A beam search as wide as 1 would be greedy: its score is the log-probability that greedy decoding reports."""
+@pytest.mark.parametrize("padding", ["", "padded_"])
+def test_beam_search_that_stops_early(reference, padding):
     backbone, settings, arrays = reference
-    _, scores = run(backbone, settings, arrays["ids"], arrays["mask"])
-    _, beams = run(backbone, settings, arrays["ids"], arrays["mask"], num_beams=3, length_penalty=0.0)
-    assert (scores <= 0).all()
-    assert np.isfinite(beams).all()
+    options = {"num_beams": settings["num_beams"], "length_penalty": 2.0, "early_stopping": True}
+    ids, mask = arrays[f"{padding}ids"], arrays[f"{padding}mask"]
+    found, scores = run(backbone, settings, ids, mask, **options)
+    right(found, arrays[f"{padding}early_ids"])
+    np.testing.assert_allclose(scores, arrays[f"{padding}early_scores"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("padding", ["", "padded_"])
+def test_the_greedy_score_is_the_log_probability_of_the_tokens_up_to_the_end(reference, padding):
+    backbone, settings, arrays = reference
+    ids, mask = arrays[f"{padding}ids"], arrays[f"{padding}mask"]
+    found, scores = run(backbone, settings, ids, mask)
+    read = found[:, :-1]
+    if backbone.seq2seq:
+        start = np.full((len(ids), 1), settings["decoder_start_token_id"])
+        logits = backbone.logits(ids, mask, decoder_input_ids=np.concatenate([start, read], axis=1))
+    else:
+        text, real = np.concatenate([ids, read], axis=1), np.concatenate([mask, np.ones_like(read)], axis=1)
+        logits = backbone.logits(text, real)[:, ids.shape[1] - 1 :]
+    logprobs = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), found[:, :, None], axis=2)[:, :, 0]
+    want = np.where(behind_the_end(found, settings), 0.0, logprobs).sum(1)
+    np.testing.assert_allclose(scores, want, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "tokens", "scores"),
+    [
+        ({}, [[24, 22, 27, 27, 12, 24, 27, 2], [53, 4, 4, 4, 53, 42, 42, 2], [24, 22, 22, 22, 27, 27, 27, 2]], None),
+        (
+            {"num_beams": 3, "length_penalty": 2.0},
+            [[24, 22, 27, 46, 27, 27, 27, 2], [24, 4, 4, 4, 53, 42, 42, 2], [24, 46, 27, 4, 27, 27, 27, 2]],
+            [-0.2235, -0.2279, -0.2068],
+        ),
+    ],
+)
+def test_a_text_cut_off_at_its_length_ends_as_the_model_must(options, tokens, scores):
+    """What transformers 5.24 writes with BART's forced_eos_token_id."""
+    backbone = load_backbone(GOLDEN / "bart", remat="none")
+    assert backbone.forced_eos_id == 2
+    with safe_open(GOLDEN / "bart" / "generate.safetensors", framework="numpy") as file:
+        ids, settings = file.get_tensor("ids"), json.loads(file.metadata()["settings"])
+    settings["eos_token_id"] = 2
+    found, found_scores = run(backbone, settings, ids, np.ones_like(ids), forced_eos=2, **options)
+    np.testing.assert_array_equal(found, tokens)
+    if scores is not None:
+        np.testing.assert_allclose(found_scores, scores, atol=1e-4)

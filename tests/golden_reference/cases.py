@@ -7,6 +7,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 PROMPT, TOKENS, SOURCE, TARGET = 3, 7, 24, 5
 NEW, BEAMS, PENALTIES = 8, 3, (1.0, 2.0)
+# Longer texts score better by far, so that stopping early misses some.
+EARLY_PENALTY = 2.0
 ROWS = 3
 
 
@@ -141,7 +143,8 @@ def generated(model, vocab_size, end):
     """Returns greedy and beam continuations of rows of one length and of padded rows, and the settings.
 
     ids and mask are [3, 7]; `greedy` and `beam_ids` are [3, 8] without the prompt (or the decoder's start), 0 behind the
-    end token; beam_scores is [3]. `_1` and `_2` are length penalties, `padded_` is what belongs to the padded rows.
+    end token; beam_scores is [3]. `_1` and `_2` are length penalties, `early_` is a beam search with early_stopping,
+    `padded_` is what belongs to the padded rows.
     """
     torch.manual_seed(2)
     seq2seq = model.config.is_encoder_decoder
@@ -160,9 +163,8 @@ def generated(model, vocab_size, end):
 
     def run(mask, **changes):
         """Returns ids [3, 8], and scores [3] or None."""
-        config = GenerationConfig(
-            **settings, **changes, do_sample=False, return_dict_in_generate=True, output_scores=True
-        )
+        options = {**settings, **changes}
+        config = GenerationConfig(**options, do_sample=False, return_dict_in_generate=True, output_scores=True)
         found = model.generate(ids * mask, attention_mask=mask, generation_config=config)
         new = found.sequences[:, 1 if seq2seq else TOKENS :]
         new = torch.nn.functional.pad(new, (0, NEW - new.shape[1]))
@@ -176,4 +178,6 @@ def generated(model, vocab_size, end):
         for penalty in PENALTIES:
             found = run(real, num_beams=BEAMS, length_penalty=penalty)
             out[f"{name}beam_ids_{penalty:g}"], out[f"{name}beam_scores_{penalty:g}"] = found
+        found = run(real, num_beams=BEAMS, length_penalty=EARLY_PENALTY, early_stopping=True)
+        out[f"{name}early_ids"], out[f"{name}early_scores"] = found
     return tensors(out), {**settings, "num_beams": BEAMS}

@@ -149,7 +149,14 @@ CAUSAL = {
 ENCODERS = {
     "bert": lambda: hf.BertModel(hf.BertConfig(**size(max_position_embeddings=32))),
     "bert-pretraining": lambda: hf.BertForPreTraining(hf.BertConfig(**size(max_position_embeddings=32))),
+    # The head's older bias differs from the one that an untied head has of its own.
+    "bert-untied": lambda: hf.BertForMaskedLM(
+        hf.BertConfig(**size(max_position_embeddings=32), tie_word_embeddings=False)
+    ),
     "roberta": lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**size(max_position_embeddings=34), type_vocab_size=1)),
+    "roberta-untied": lambda: hf.RobertaForMaskedLM(
+        hf.RobertaConfig(**size(max_position_embeddings=34), type_vocab_size=1, tie_word_embeddings=False)
+    ),
     "xlm-roberta": lambda: hf.XLMRobertaModel(
         hf.XLMRobertaConfig(**size(max_position_embeddings=34), type_vocab_size=1)
     ),
@@ -213,5 +220,8 @@ PUBLISHED = {
 ROPES = {"llama-linear": {"rope_type": "linear", "rope_theta": 100.0, "factor": 4.0}, "llama-yarn": YARN}
 # Of the weights, where those of seed 0 repeat a token for ever.
 SEEDS = {"bart": 3}
-# End tokens that some rows come to within eight tokens and others do not, by either search.
-GENERATES = {"gpt2": 28, "llama-untied": 27, "gemma2": 17, "t5-v1_1": 59, "bart": 4}
+# End tokens that some rows come to within eight tokens and others do not, by either search (GPT-J's: by beam search).
+GENERATES = {
+    **{"gpt2": 28, "gptj": 48, "gpt-neox": 32, "opt": 60, "llama-untied": 27, "phi3": 36, "gemma2": 17},
+    **{"t5-v1_1": 59, "bart": 4},
+}

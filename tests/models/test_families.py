@@ -9,6 +9,10 @@ from jaxprompt.models.families import FAMILIES, family_of
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
+LINEAR = {"rope_type": "linear", "rope_theta": 100.0, "factor": 4.0}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 100.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
 def config(name, **changes):
     return {**json.loads((GOLDEN / name / "config.json").read_text()), **changes}
 
@@ -30,6 +34,19 @@ def config(name, **changes):
         ("llama-untied", {"rope_parameters": "linear"}, "expected an object"),
         ("llama-untied", {"attention_bias": 1}, "expected true or false"),
         ("llama-untied", {"rms_norm_eps": True}, "expected a number"),
+        ("llama-untied", {"rope_parameters": {"full_attention": {}}}, "for 'full_attention' is not .* for 'llama'"),
+        ("llama-untied", {"rope_parameters": {**LINEAR, "partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
+        ("llama3-tied-biases", {"rope_parameters": {**LLAMA3, "factor": 0}}, "'llama3' has factor=0"),
+        ("llama-untied", {"rope_parameters": {**LINEAR, "factor": 0.0}}, "'linear' has factor=0.0"),
+        ("phi3", {"attention_bias": True}, "attention_bias=True"),
+        ("phi3", {"mlp_bias": True}, "mlp_bias=True"),
+        ("granite", {"logits_scaling": 0}, "'logits_scaling' is 0.0, expected a positive number"),
+        ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar is 0, expected a positive number"),
+        ("gemma2", {"query_pre_attn_scalar": -4}, "query_pre_attn_scalar is -4, expected a positive number"),
+        ("qwen2", {"max_window_layers": "1"}, "'max_window_layers' is '1', expected an integer"),
+        ("gpt-neo", {"attention_types": [["global", "local"]]}, "attention_types is .*, expected"),
+        ("gpt-neo", {"attention_types": [[["global", "local"], 1, 2]]}, "attention_types is .*, expected"),
+        ("gpt-neo", {"attention_types": ["global"]}, "attention_types is .*, expected"),
     ],
 )
 def test_refuses_by_name(name, changes, message):
@@ -37,6 +54,87 @@ def test_refuses_by_name(name, changes, message):
     with pytest.raises(InputError, match=message) as error:
         family_of(raw["model_type"]).translate(raw, set())
     assert "\n" not in str(error.value)
+
+
+def translated(name, **changes):
+    """The config of a golden model with other settings; None takes one out."""
+    raw = {key: value for key, value in config(name, **changes).items() if key not in changes or value is not None}
+    return FAMILIES[raw["model_type"]].translate(raw, set())
+
+
+@pytest.mark.parametrize(
+    ("name", "renamed"),
+    [
+        ("gptj", {"n_embd": "hidden_size", "n_head": "num_attention_heads", "n_layer": "num_hidden_layers"}),
+        ("gptj", {"n_positions": "max_position_embeddings"}),
+        ("gpt-neo", {"num_heads": "num_attention_heads", "num_layers": "num_hidden_layers"}),
+        ("distilbert", {"dim": "hidden_size", "n_heads": "num_attention_heads", "n_layers": "num_hidden_layers"}),
+        ("t5", {"d_model": "hidden_size", "num_heads": "num_attention_heads", "num_layers": "num_hidden_layers"}),
+        ("t5", {"d_kv": "head_dim"}),
+        ("mt5", {"d_model": "hidden_size", "num_heads": "num_attention_heads", "num_layers": "num_hidden_layers"}),
+        ("bart", {"d_model": "hidden_size", "encoder_attention_heads": "num_attention_heads"}),
+        ("mbart", {"d_model": "hidden_size", "encoder_attention_heads": "num_attention_heads"}),
+    ],
+)
+def test_settings_may_have_their_common_names(name, renamed):
+    raw = config(name)
+    common = {new: raw[old] for old, new in renamed.items()}
+    assert translated(name, **dict.fromkeys(renamed), **common) == translated(name)
+
+
+@pytest.mark.parametrize("kind", ["default", None])
+def test_llama_rotates_whole_heads(kind):
+    rope = {"rope_theta": 100.0, **({"rope_type": kind} if kind else {})}
+    part = {**rope, "partial_rotary_factor": 0.5}
+    assert translated("llama-untied", rope_parameters=part) == translated("llama-untied", rope_parameters=rope)
+
+
+def test_where_phi3_keeps_the_length_that_longrope_starts_from():
+    rope = config("phi3-longrope")["rope_scaling"]
+
+    def longrope(outer, inner):
+        scaling = rope if inner is None else {**rope, "original_max_position_embeddings": inner}
+        return translated(
+            "phi3-longrope",
+            max_position_embeddings=32768,
+            original_max_position_embeddings=outer,
+            rope_scaling=scaling,
+        )
+
+    assert longrope(None, None) == longrope(4096, None)
+    assert longrope(None, None).max_positions == 4096
+    assert longrope(32, 16) == longrope(32, None)
+    assert longrope(16, None) != longrope(32, None)
+
+
+def test_mbart_starts_with_the_beginning_of_sequence_unless_told_otherwise():
+    assert translated("mbart", decoder_start_token_id=None, bos_token_id=5).start_id == 5
+    assert translated("mbart", decoder_start_token_id=None, bos_token_id=None).start_id == 0
+    assert translated("mbart", decoder_start_token_id=7, bos_token_id=5).start_id == 7
+    assert translated("bart", decoder_start_token_id=None, bos_token_id=5).start_id == 2
+
+
+def test_null_is_no_window():
+    raw = config("qwen2-windows", sliding_window=None)
+    assert FAMILIES["qwen2"].translate(raw, set()).window is None
+    assert translated("qwen2-windows", max_window_layers=0).local_layers == (True, True, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden_act", "hidden_activation", "activation"),
+    [
+        ("gemma", "gelu", None, "gelu_pytorch_tanh"),
+        ("gemma", "gelu", "relu", "gelu_pytorch_tanh"),
+        ("gemma", "relu", "gelu", "relu"),
+        ("gemma", None, "relu", "gelu_pytorch_tanh"),
+        ("gemma2", "relu", None, "gelu_pytorch_tanh"),
+        ("gemma2", "gelu", "relu", "relu"),
+        ("gemma2", None, "gelu", "gelu"),
+    ],
+)
+def test_where_gemma_keeps_its_activation(name, hidden_act, hidden_activation, activation):
+    found = translated(name, hidden_act=hidden_act, hidden_activation=hidden_activation)
+    assert found.activation == activation
 
 
 @pytest.mark.parametrize("model_type", ["mamba", None, ["bert"]])

@@ -44,7 +44,7 @@ DECODERS = [
     *("qwen3", "phi3", "phi3-longrope", "gemma", "gemma2", "gemma3", "olmo2", "granite"),
 ]
 ENCODERS = [
-    *("bert", "bert-pretraining", "roberta", "xlm-roberta", "distilbert"),
+    *("bert", "bert-pretraining", "bert-untied", "roberta", "roberta-untied", "xlm-roberta", "distilbert"),
     *("electra", "electra-pretraining", "electra-generator"),
 ]
 
@@ -123,7 +123,7 @@ def test_soft_prompt_in_the_decoder(golden):
     np.testing.assert_allclose(got, expected["decoder_soft_hidden"], atol=1e-4, rtol=1e-4)
 
 
-@models("bert-pretraining", "electra")
+@models("bert-pretraining", "bert-untied", "electra")
 def test_token_types_and_pooler(golden):
     backbone, expected = golden
     real = expected["mask"] != 0

@@ -124,6 +124,7 @@ def test_cudnn_is_not_asked_for_an_odd_number_of_queries(arrays, kernels):
         ("gpu", {"softcap": 50.0}, "cannot cap attention logits, this model does at 50.0"),
         ("gpu", {"head_dim": 20}, "this model's have 20"),
         ("gpu", {"head_dim": 256}, "this model's have 256"),
+        ("gpu", {"kv_heads": 4, "shards": 8}, "cannot split 4 heads of keys over 8 devices"),
         ("gpu", {"name": "cuddn"}, "did you mean 'cudnn'"),
     ],
 )

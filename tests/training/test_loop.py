@@ -125,6 +125,16 @@ def test_a_run_goes_on_on_other_devices(stories, rows, tmp_path, quiet):
     assert [r["step"] for r in records(tmp_path / "run") if "validation" in r] == [0, 4, 8, 12]
 
 
+def test_a_run_without_a_folder_is_found_again_on_other_devices(stories, rows, tmp_path, quiet, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tree = {**config(rows, "", train={"steps": 2}), "run_dir": None}
+    folders = [
+        jaxprompt.train({**tree, **changes}, backbone=stories, reporter=quiet).run_dir
+        for changes in ({}, {"mesh": {"data": 1}}, {"seed": 1})
+    ]
+    assert folders[0] == folders[1] != folders[2]
+
+
 def test_a_finished_run_is_returned_as_it_is(stories, rows, tmp_path, quiet):
     tree = config(rows, tmp_path / "run", train={"steps": 4, "eval_start": False})
     first = jaxprompt.train(tree, backbone=stories, reporter=quiet)

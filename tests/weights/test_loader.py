@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -252,6 +253,82 @@ def test_a_copy_of_the_shared_embedding_that_differs_is_refused(tmp_path, name):
     refused(write(tmp_path, name, weights), f"{copy} differs from {word}", "store the one that was trained")
 
 
+@pytest.mark.parametrize("name", TIED)
+def test_a_tied_head_stands_for_the_word_embedding(tmp_path, name):
+    weights, head = tied(name)
+    word = next(key for key in stored(name) if np.array_equal(weights[key], weights[head]))
+    del weights[word]
+    assert_same(load_backbone(write(tmp_path, name, weights)), load_backbone(GOLDEN / name))
+
+
+@pytest.mark.parametrize("name", ["t5", "t5-v1_1", "bart", "mbart"])
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_a_copy_stands_for_the_shared_embedding(tmp_path, name, side):
+    weights = stored(name)
+    word = next(key for key in weights if key.endswith("shared.weight"))
+    weights[word.replace("shared", f"{side}.embed_tokens")] = weights.pop(word)
+    assert_same(load_backbone(write(tmp_path, name, weights)), load_backbone(GOLDEN / name))
+
+
+@pytest.mark.parametrize(("name", "head"), [("bert-pretraining", "cls.predictions"), ("roberta", "lm_head")])
+def test_the_bias_of_a_tied_head_may_be_stored_twice_or_under_the_other_name(tmp_path, name, head):
+    weights, want = stored(name), load_backbone(GOLDEN / name)
+    bias, copy = f"{head}.bias", f"{head}.decoder.bias"
+    weights[copy] = weights[bias].copy()
+    assert_same(load_backbone(write(tmp_path, name, weights)), want)
+    assert_same(load_backbone(write(tmp_path, name, {key: weights[key] for key in weights if key != bias})), want)
+    weights[copy][3] += 1e-3
+    refused(write(tmp_path, name, weights), f"{copy} differs from {bias}", "store the one that was trained")
+
+
+@pytest.mark.parametrize(("name", "head"), [("bert-untied", "cls.predictions"), ("roberta-untied", "lm_head")])
+def test_the_bias_of_an_untied_head_is_that_of_its_decoder(tmp_path, name, head):
+    weights, want = stored(name), load_backbone(GOLDEN / name)
+    np.testing.assert_array_equal(want.params["head"]["bias"], weights[f"{head}.decoder.bias"])
+    older = weights.pop(f"{head}.bias")
+    assert_same(load_backbone(write(tmp_path, name, weights)), want)
+    del weights[f"{head}.decoder.bias"]
+    refused(write(tmp_path, name, {**weights, f"{head}.bias": older}), f"missing: {head}.decoder.bias")
+
+
+@pytest.mark.parametrize("name", ["t5", "t5-v1_1", "mt5"])
+def test_a_head_of_t5_that_repeats_the_embedding_is_kept_once(tmp_path, name):
+    weights = stored(name)
+    weights["lm_head.weight"] = weights["shared.weight"].copy()
+    tied = load_backbone(write(tmp_path, name, weights))
+    assert (tied.config.head, "head" in tied.params) == ("tied", False)
+    weights["lm_head.weight"][1, 1] += 1e-3
+    own = load_backbone(write(tmp_path, name, weights))
+    assert own.config.head == "own"
+    np.testing.assert_array_equal(own.params["head"], weights["lm_head.weight"])
+
+
+def test_two_stored_names_of_one_weight_must_agree(tmp_path):
+    weights = stored("gpt2")
+    weights["wte.weight"] = weights["transformer.wte.weight"].copy()
+    assert_same(load_backbone(write(tmp_path, "gpt2", weights)), load_backbone(GOLDEN / "gpt2"))
+    weights["wte.weight"][1, 1] += 1e-3
+    refused(write(tmp_path, "gpt2", weights), "transformer.wte.weight", "wte.weight are one weight, and differ")
+
+
+def test_the_head_of_gptj_has_a_bias(tmp_path):
+    weights = stored("gptj")
+    del weights["lm_head.bias"]
+    refused(write(tmp_path, "gptj", weights), "missing: lm_head.bias")
+    del weights["lm_head.weight"]
+    assert not load_backbone(write(tmp_path, "gptj", weights)).has_head
+
+
+def test_parameters_for_which_the_family_has_no_weights_are_refused(monkeypatch):
+    phi3 = FAMILIES["phi3"]
+
+    def biased(config, names):
+        return dataclasses.replace(phi3.translate(config, names), qkv_bias=True)
+
+    monkeypatch.setitem(FAMILIES, "phi3", dataclasses.replace(phi3, translate=biased))
+    refused(GOLDEN / "phi3", "asks for layers/attention/k/bias", "for which model_type phi3 has no weights")
+
+
 def test_a_head_that_is_not_tied_may_differ_and_is_used(tmp_path):
     weights, head = tied("llama3-tied-biases")
     weights[head] += 1
@@ -327,7 +404,7 @@ def test_pickled_weights_are_refused_with_the_command_that_converts(tmp_path):
     shutil.copy(GOLDEN / "gpt2" / "config.json", tmp_path)
     refused(tmp_path, "holds no model.safetensors")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    refused(tmp_path, "never loads", 'python -c "import transformers', f"m = '{tmp_path}'")
+    refused(tmp_path, "never loads", 'python -c "import transformers', f".save_pretrained('{tmp_path}')")
 
 
 def test_unknown_dtype_and_remat():

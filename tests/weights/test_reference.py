@@ -61,6 +61,7 @@ def test_only_safe_files_are_downloaded(monkeypatch, tmp_path):
     asked = {}
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **kw: asked.update(kw) or str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.safetensors").touch()
     assert resolve("org/name") == tmp_path
     files = ["model.safetensors", "config.json", "tokenizer.json", "merges.txt", "spiece.model"]
     refused = ["pytorch_model.bin", "modeling_x.py", "rust_model.ot", "original/model.json", "consolidated.safetensors"]
@@ -68,3 +69,13 @@ def test_only_safe_files_are_downloaded(monkeypatch, tmp_path):
         files + refused, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"]
     )
     assert list(kept) == files
+
+
+def test_a_repository_without_safetensors_is_refused_with_the_command_that_converts(monkeypatch, tmp_path):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **kw: str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").touch()
+    with pytest.raises(InputError, match=r"'org/name' has no safetensors .* never loads.*save_pretrained") as error:
+        resolve("org/name")
+    assert "\n" not in str(error.value)

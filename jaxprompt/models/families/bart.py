@@ -29,12 +29,12 @@ def _translate(config: Mapping[str, Any], names: Set[str], multilingual: bool) -
 
     def block(side: str, cross: bool) -> BlockConfig:
         # transformers' one name for both means the encoder's.
-        other = ("num_attention_heads",) if side == "encoder" else ()
-        num_heads = setting(config, f"{side}_attention_heads", *other, default=16)
+        heads, layers = (("num_attention_heads",), ("num_hidden_layers",)) if side == "encoder" else ((), ())
+        num_heads = setting(config, f"{side}_attention_heads", *heads, default=16)
         head_dim = split_heads(hidden_size, num_heads)
         return BlockConfig(
             hidden_size=hidden_size,
-            num_layers=setting(config, f"{side}_layers", default=12),
+            num_layers=setting(config, f"{side}_layers", *layers, default=12),
             num_heads=num_heads,
             num_kv_heads=num_heads,
             head_dim=head_dim,

@@ -64,7 +64,7 @@ def _gpt_neo(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
     except (TypeError, ValueError):
         raise InputError(f"config.json: attention_types is {types!r}, expected [[[KIND, ...], TIMES], ...]") from None
     kinds = setting(config, "attention_layers", default=None, kind=list) or given
-    if len(kinds) != layers or not {"global", "local"} >= set(kinds):
+    if len(kinds) != layers or any(kind not in ("global", "local") for kind in kinds):
         raise InputError(f"config.json: attention_types gives {kinds!r} for {layers} layers, expected global or local")
     fields |= {"qkv_bias": False, "out_bias": True, "attention_scale": 1.0}
     if "local" in kinds:

@@ -69,8 +69,8 @@ def llama_fields(config: Mapping[str, Any], names: Set[str], **defaults: Any) ->
     max_positions = number("max_position_embeddings")
     rope = rope_parameters(config)
     # Of these families, transformers rotates whole heads, whatever the default kind's settings say.
-    part = rope.pop("partial_rotary_factor", 1.0)
-    if part != 1.0 and rope.get("rope_type", rope.get("type", "default")) != "default":
+    part = rope.pop("partial_rotary_factor", None)
+    if part not in (None, 1.0) and rope.get("rope_type", rope.get("type", "default")) != "default":
         raise InputError(
             f"config.json: partial_rotary_factor={part!r} is not implemented for a scaled rotary embedding"
         )

@@ -14,9 +14,8 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     rope.setdefault("partial_rotary_factor", setting(config, "partial_rotary_factor", default=1.0, kind=float))
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
-        # Early releases call their longrope "su" or "yarn". The original length beside it counts, not that within.
-        inner = setting(rope, "original_max_position_embeddings", default=4096)
-        original = setting(config, "original_max_position_embeddings", default=inner)
+        # Early releases call their longrope "su" or "yarn". The original length beside it counts, not one within.
+        original = setting(config, "original_max_position_embeddings", default=4096)
         rope = {**rope, "original_max_position_embeddings": original, "rope_type": "longrope"}
     return rope
 

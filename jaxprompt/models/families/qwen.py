@@ -10,7 +10,9 @@ from jaxprompt.models.families.llama import llama_family, llama_fields, window_f
 
 def _windows(config: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
     # 0 is allowed: every layer has a window.
-    first = 0 if config.get("max_window_layers", 28) in (0, None) else setting(config, "max_window_layers", default=28)
+    first = config.get("max_window_layers", 28)
+    if first != 0 or isinstance(first, bool):
+        first = 0 if first is None else setting(config, "max_window_layers", default=28)
     used = setting(config, "use_sliding_window", default=False, kind=bool)
     window = optional(config, "sliding_window", 4096) if used else None
     return window_fields(config, num_layers, window, [layer >= first for layer in range(num_layers)])
