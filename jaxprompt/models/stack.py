@@ -45,8 +45,9 @@ def run_layers(
     """Runs `step(block, carry, (prefix keys, prefix values), layer) -> (carry, output)` over the layers.
 
     The layers are one scan, in which `layer` is traced. With `ends_apart` the first and the last stand by themselves,
-    where `layer` is a number, so that what they alone need not do is not done: nothing below the first asks for a
-    gradient, and of the last only some positions, or only keys and values, are used. It takes longer to compile.
+    where `layer` is a number, so that what they alone need not do is not done: under a learned prefix nothing below the
+    first asks for a gradient, and of the last only some positions, or only keys and values, are used. It takes longer
+    to compile.
 
     Args:
       block: the module of one layer; its parameters have a leading `layers` axis.
