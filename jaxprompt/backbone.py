@@ -277,10 +277,10 @@ def load_backbone(
     mesh = make_mesh() if mesh is None else mesh
     folder = resolve(ref)
     config_json = read_json(folder / "config.json")
-    generation = _generation(folder, config_json)
+    family = family_of(config_json.get("model_type"))
+    generation = _generation(folder, {"forced_eos_token_id": family.forced_eos_id, **config_json})
     if generation.get("decoder_start_token_id") is not None:
         config_json["decoder_start_token_id"] = generation["decoder_start_token_id"]
-    family = family_of(config_json.get("model_type"))
     checkpoint = open_checkpoint(folder)
     names = canonical_names(checkpoint, family)
     config = family.translate(config_json, names.keys())
@@ -339,12 +339,9 @@ def _dtype(name: str) -> Any:
 
 
 def _generation(folder: Path, config_json: dict[str, Any]) -> dict[str, Any]:
-    """The settings of generation: those of their own file, else those that config.json holds or means."""
+    """The settings of generation: those of their own file, else those of config.json."""
     file = folder / "generation_config.json"
-    if file.is_file():
-        return read_json(file)
-    usual = {"forced_eos_token_id": 2} if config_json.get("model_type") in ("bart", "mbart") else {}
-    return {**usual, **config_json}
+    return read_json(file) if file.is_file() else config_json
 
 
 def _eos_ids(settings: dict[str, Any]) -> tuple[int, ...]:

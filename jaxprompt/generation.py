@@ -84,9 +84,10 @@ def generate(
             f"a context of {start + longest} tokens and {max_new_tokens} new ones do not fit the backbone's "
             f"{backbone.max_positions} positions: shorten the text or max_new_tokens"
         )
-    if sources is not None and max(map(len, sources)) > backbone.max_positions:
+    longest_source = max(map(len, sources or [[]]))
+    if longest_source > backbone.max_positions:
         raise InputError(
-            f"a source of {max(map(len, sources))} tokens, prompt included, does not fit the backbone's "
+            f"a source of {longest_source} tokens, prompt included, does not fit the backbone's "
             f"{backbone.max_positions} positions: shorten the text"
         )
     soft = None if prompt is None or prompt.soft is None else jnp.asarray(prompt.soft)
@@ -100,7 +101,7 @@ def generate(
         rows = min(batch_size, len(contexts))
         ids, lengths = _padded(contexts[here], rows, longest, room)
         if sources is not None:
-            source, source_lengths = _padded(sources[here], rows, max(map(len, sources)), backbone.max_positions)
+            source, source_lengths = _padded(sources[here], rows, longest_source, backbone.max_positions)
             places = np.broadcast_to(np.arange(source.shape[1], dtype=np.int32), source.shape)
             conditioning["source"] = Inputs(source, places, (places < source_lengths[:, None]).astype(np.int32))
         key = jax.random.fold_in(jax.random.key(seed), first)
@@ -160,10 +161,8 @@ def _contexts(backbone, texts, prompt) -> tuple[list[int], list[list[int]], list
     if backbone.seq2seq:
         # The special tokens in front of a text are there in a target too, behind the start token.
         forced = backbone.forced_bos_id
-        ahead = [
-            backbone.config.start_id,
-            *(text_tokenizer(backbone.tokenizer).leading if forced is None else [forced]),
-        ]
+        leading = text_tokenizer(backbone.tokenizer).leading if forced is None else [forced]
+        ahead = [backbone.config.start_id, *leading]
         return [], [ahead] * len(contexts), [soft_ids + context for context in contexts]
     return soft_ids, contexts, None
 

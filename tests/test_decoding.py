@@ -62,24 +62,20 @@ def test_greedy(reference, padding):
 
 
 @pytest.mark.parametrize("padding", ["", "padded_"])
-@pytest.mark.parametrize("penalty", [1, 2])
-def test_beam_search(reference, padding, penalty):
+@pytest.mark.parametrize(
+    ("kept", "options"),
+    [
+        ("beam_{}_1", {"length_penalty": 1.0}),
+        ("beam_{}_2", {"length_penalty": 2.0}),
+        ("early_{}", {"length_penalty": 2.0, "early_stopping": True}),
+    ],
+)
+def test_beam_search(reference, padding, kept, options):
     backbone, settings, arrays = reference
-    options = {"num_beams": settings["num_beams"], "length_penalty": float(penalty)}
     ids, mask = arrays[f"{padding}ids"], arrays[f"{padding}mask"]
-    found, scores = run(backbone, settings, ids, mask, **options)
-    right(found, arrays[f"{padding}beam_ids_{penalty}"])
-    np.testing.assert_allclose(scores, arrays[f"{padding}beam_scores_{penalty}"], atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("padding", ["", "padded_"])
-def test_beam_search_that_stops_early(reference, padding):
-    backbone, settings, arrays = reference
-    options = {"num_beams": settings["num_beams"], "length_penalty": 2.0, "early_stopping": True}
-    ids, mask = arrays[f"{padding}ids"], arrays[f"{padding}mask"]
-    found, scores = run(backbone, settings, ids, mask, **options)
-    right(found, arrays[f"{padding}early_ids"])
-    np.testing.assert_allclose(scores, arrays[f"{padding}early_scores"], atol=1e-4, rtol=1e-4)
+    found, scores = run(backbone, settings, ids, mask, num_beams=settings["num_beams"], **options)
+    right(found, arrays[padding + kept.format("ids")])
+    np.testing.assert_allclose(scores, arrays[padding + kept.format("scores")], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("padding", ["", "padded_"])

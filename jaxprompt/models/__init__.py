@@ -26,8 +26,8 @@ def build(
     attention: str = "xla",
 ) -> nn.Module:
     """Returns the module that a config describes; raises InputError for `remat` or `attention` that it cannot have."""
+    tensor = 1 if mesh is None else mesh.shape["tensor"]
     for block in (config.encoder, config.decoder) if isinstance(config, Seq2SeqConfig) else (config,):
-        tensor = 1 if mesh is None else mesh.shape["tensor"]
         check_implementation(
             attention, dtype, block.head_dim, block.attention_softcap, block.num_kv_heads, shards=tensor
         )

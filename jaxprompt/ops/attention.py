@@ -176,7 +176,7 @@ def attend(
     seq = q.shape[1]
     # cuDNN has no backward pass for an odd number of queries: scored positions and prompts of such a number are few.
     if implementation == "cudnn" and seq % 2 == 0:
-        return _attend_fused(q, k, v, view, scale, prefix_keys, prefix_values, implementation)
+        return _attend_fused(q, k, v, view, scale, prefix_keys, prefix_values)
     size = max(QUERY_BLOCK, -(-seq // QUERY_BLOCKS))
     if not view.causal or seq < 2 * QUERY_BLOCK:
         return _attend_xla(q, k, v, view, scale, softcap, prefix_keys, prefix_values)
@@ -194,8 +194,8 @@ def attend(
     )
 
 
-def _attend_fused(q, k, v, view, scale, prefix_keys, prefix_values, implementation):
-    """The same by one kernel of `jax.nn.dot_product_attention`, which wants the prefix in every row."""
+def _attend_fused(q, k, v, view, scale, prefix_keys, prefix_values):
+    """The same by one kernel of cuDNN, through `jax.nn.dot_product_attention`, which wants the prefix in every row."""
     rows, seq, heads, _ = q.shape
     seen, bias = view.row, view.row_bias
     if prefix_keys is not None:
@@ -217,7 +217,7 @@ def _attend_fused(q, k, v, view, scale, prefix_keys, prefix_values, implementati
         seen = jnp.pad(seen, ((0, 0), (0, 0), (0, odd)))
         bias = None if bias is None else jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (0, odd)))
     bias = None if bias is None else bias.astype(q.dtype)
-    return jax.nn.dot_product_attention(q, k, v, bias, seen[:, None], scale=scale, implementation=implementation)
+    return jax.nn.dot_product_attention(q, k, v, bias, seen[:, None], scale=scale, implementation="cudnn")
 
 
 def _attend_xla(q, k, v, view, scale, softcap, prefix_keys, prefix_values):

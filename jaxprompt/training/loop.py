@@ -216,12 +216,14 @@ class _Run:
 
 def _open_run(config: Config) -> Path:
     """The run folder, made if needed; refused when it holds another experiment."""
-    run_dir = Path(config.run_dir or "runs") / ("" if config.run_dir else _digest(_what(config)))
+    run_dir = Path(config.run_dir or "runs") / (
+        "" if config.run_dir else _digest(json.dumps(_what(config), sort_keys=True))
+    )
     kept = run_dir / "config.yaml"
     if kept.exists():
-        old, new = configs.flat(configs.load_config(kept)), configs.flat(configs.load_config(_plain(config)))
+        old, new = _what(configs.load_config(kept)), _what(config)
         for key in old:
-            if key not in ("run_dir", *configs.MACHINE_KEYS) and old[key] != new[key]:
+            if old[key] != new[key]:
                 raise InputError(
                     f"run folder {str(run_dir)!r} holds another experiment ({key} is {old[key]!r} there, {new[key]!r} "
                     "here): name another run_dir, or delete the folder"
@@ -243,10 +245,10 @@ def _plain(config: Config) -> dict:
     return tree
 
 
-def _what(config: Config) -> str:
-    """All of a config but where and how it is computed."""
+def _what(config: Config) -> dict[str, Any]:
+    """All keys of a config but where it is kept, and where and how it is computed, with plain values."""
     flat = configs.flat(configs.load_config(_plain(config)))
-    return json.dumps({key: value for key, value in flat.items() if key not in configs.MACHINE_KEYS}, sort_keys=True)
+    return {key: value for key, value in flat.items() if key not in ("run_dir", *configs.MACHINE_KEYS)}
 
 
 def _dumped(config: Config) -> str:

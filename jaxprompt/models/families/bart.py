@@ -1,5 +1,6 @@
 """BART (Lewis et al. 2019, arXiv:1910.13461) and mBART (Liu et al. 2020, arXiv:2001.08210)."""
 
+import dataclasses
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -107,5 +108,13 @@ def _weights(config: Seq2SeqConfig) -> tuple[Weight, ...]:
 
 # The copy of the tied head.
 _IGNORED = (r"lm_head\.weight",)
-BART = Family("bart", "model.", lambda c, n: _translate(c, n, False), _weights, _IGNORED, copies=SHARED_COPIES)
-MBART = Family("mbart", "model.", lambda c, n: _translate(c, n, True), _weights, _IGNORED, copies=SHARED_COPIES)
+BART = Family(
+    "bart",
+    prefix="model.",
+    translate=lambda config, names: _translate(config, names, False),
+    weights=_weights,
+    ignored=_IGNORED,
+    copies=SHARED_COPIES,
+    forced_eos_id=2,
+)
+MBART = dataclasses.replace(BART, name="mbart", translate=lambda config, names: _translate(config, names, True))

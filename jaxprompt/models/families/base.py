@@ -53,6 +53,7 @@ class Family:
       copies: (name, of what): names under which files repeat a weight. A copy must equal it, or stands for it where
         only the copy is stored.
       repeats: (name, of what): a weight of its own, unless it equals the other; then it counts as not stored.
+      forced_eos_id: the `forced_eos_token_id` of configs that do not name one.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Family:
     tied_copy: str = "lm_head.weight"
     copies: tuple[tuple[str, str], ...] = ()
     repeats: tuple[tuple[str, str], ...] = ()
+    forced_eos_id: int | None = None
 
     def canonical(self, name: str) -> str:
         """Returns a stored name without prefix, in today's spelling."""

@@ -6,7 +6,7 @@ from typing import Any
 from jaxprompt.errors import InputError
 from jaxprompt.models.decoder import DecoderConfig
 from jaxprompt.models.families.base import optional, refuse, setting
-from jaxprompt.models.families.llama import llama_family, llama_fields, window_fields
+from jaxprompt.models.families.llama import llama_family, llama_fields, window_fields, without_rope
 from jaxprompt.models.rotary import rotary_from
 
 _SANDWICH = (
@@ -63,8 +63,7 @@ def _gemma2(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
 
 
 def _gemma3(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
-    plain = {key: value for key, value in config.items() if key not in ("rope_scaling", "rope_parameters")}
-    fields = _gemma23(plain, names, (None, None), vocab_size=262208, max_position_embeddings=131072)
+    fields = _gemma23(without_rope(config), names, (None, None), vocab_size=262208, max_position_embeddings=131072)
     layers, head_dim, positions = fields["num_layers"], fields["head_dim"], fields["max_positions"]
     every = setting(config, "sliding_window_pattern", "_sliding_window_pattern", default=6)
     local = [(layer + 1) % every != 0 for layer in range(layers)]

@@ -26,6 +26,11 @@ from jaxprompt.models.rotary import original_positions, rotary_from
 IGNORED = (r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"rotary_emb\.inv_freq", r"lm_head\.weight")
 
 
+def without_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns config.json without its rotary settings, for `llama_fields` of a family that reads them by itself."""
+    return {key: value for key, value in config.items() if key not in ("rope_scaling", "rope_parameters")}
+
+
 def rope_parameters(config: Mapping[str, Any], theta: float = 10000.0) -> dict[str, Any]:
     """Returns the rotary settings of transformers 5 (`rope_parameters`) or before (`rope_scaling`, `rope_theta`)."""
     scaling = setting(config, "rope_scaling", "rope_parameters", default={}, kind=dict)

@@ -5,7 +5,14 @@ from typing import Any
 
 from jaxprompt.models.decoder import DecoderConfig
 from jaxprompt.models.families.base import Family, Weight, optional, refuse, setting
-from jaxprompt.models.families.llama import IGNORED, llama_fields, llama_weights, rope_parameters, window_fields
+from jaxprompt.models.families.llama import (
+    IGNORED,
+    llama_fields,
+    llama_weights,
+    rope_parameters,
+    window_fields,
+    without_rope,
+)
 from jaxprompt.models.rotary import original_positions, rotary_from
 
 
@@ -24,9 +31,8 @@ def _translate(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
     refuse(config, attention_bias=False, mlp_bias=False)
     max_positions = setting(config, "max_position_embeddings", default=4096)
     rope = _rope(config)
-    plain = {key: value for key, value in config.items() if key not in ("rope_scaling", "rope_parameters")}
     fields = llama_fields(
-        plain, names, vocab_size=32064, hidden_size=3072, intermediate_size=8192, max_position_embeddings=4096,
+        without_rope(config), names, vocab_size=32064, hidden_size=3072, intermediate_size=8192, max_position_embeddings=4096,
         rms_norm_eps=1e-5,
     )  # fmt: skip
     fields |= {
