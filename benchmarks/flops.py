@@ -1,13 +1,16 @@
 """How many FLOPs a step of prompt tuning needs, counted on real tokens: padding and recomputation earn nothing."""
 
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
+import flax.linen as nn
 import jax
 import numpy as np
 
 from jaxprompt.data.hoisting import split_constant
 from jaxprompt.experiment import Experiment
+from jaxprompt.models import init_params
 from jaxprompt.ops.attention import visibility
 from jaxprompt.types import Batch, Inputs
 
@@ -46,7 +49,8 @@ def step_flops(experiment: Experiment, hoisted: tuple[int, ...], batch: Batch) -
       hoisted: the leading ids that were taken off the examples (`TrainingData.hoisted`).
     """
     backbone, prefix_tuning = experiment.backbone, experiment.config.method.name == "prefix"
-    params = backbone.params
+    # Shapes alone, of stacked layers, however the weights are kept.
+    params = nn.meta.unbox(jax.eval_shape(partial(init_params, backbone.module), jax.random.key(0)))
     learned = experiment.config.method.length if prefix_tuning else 0
     if backbone.seq2seq:
         sides = backbone.config.encoder, backbone.config.decoder

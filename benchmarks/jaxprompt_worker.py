@@ -28,7 +28,7 @@ class Side:
     def __init__(self, folder: Path):
         self.folder, self.workload = folder, json.loads((folder / "workload.json").read_text())
 
-    def setup(self, remat: str | None, attention: str, accumulate: int, steps: int) -> dict:
+    def setup(self, remat: str | None, attention: str, unroll: bool, accumulate: int, steps: int) -> dict:
         """Loads everything and compiles for the batches of `steps` steps.
 
         Writes the starting values to init.npz and each step's row numbers to batches.npy, for the other side.
@@ -42,6 +42,7 @@ class Side:
                 "model": work["model"],
                 "dtype": work["dtype"],
                 "attention": attention,
+                "unroll": unroll,
                 "template": work["template"],
                 "method": {"name": "soft"} if soft else {"name": "prefix", "length": work["prefix_length"]},
                 "objective": objective,
@@ -93,6 +94,7 @@ class Side:
             "flops_per_step": sum(count.total for count in counts) / steps,
             "remat": config.train.remat,
             "attention": attention,
+            "unroll": unroll,
             "accumulate": accumulate,
             "devices": common.jax_devices(),
         }

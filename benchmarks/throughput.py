@@ -37,6 +37,7 @@ def config_of(args: argparse.Namespace) -> jaxprompt.Config:
         "model": args.model,
         "dtype": args.dtype,
         "attention": args.attention,
+        "unroll": args.unroll,
         "template": args.template.replace("{soft}", f"{{soft:{args.prompt_length}}}" if soft else ""),
         "method": {"name": "soft"} if soft else {"name": "prefix", "length": args.prompt_length},
         "objective": {"type": kind},
@@ -95,6 +96,7 @@ def measure(args: argparse.Namespace) -> dict:
         "dtype": args.dtype,
         "remat": args.remat,
         "attention": args.attention,
+        "unroll": args.unroll,
         "steps": len(seconds),
         "row_shapes": sorted(map(list, seen)),
         "examples_per_second": args.batch_size * len(seconds) / total,
@@ -151,6 +153,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=0.01, help="of AdamW (default 0.01)")
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="dots", help="as train.remat")
     parser.add_argument("--attention", choices=("xla", "cudnn"), default="xla", help="as attention")
+    parser.add_argument("--unroll", action="store_true", help="as unroll")
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     args = parser.parse_args()

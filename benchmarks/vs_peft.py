@@ -52,6 +52,7 @@ def compare(name: str, workload: Workload, args: argparse.Namespace) -> dict:
         args.accumulate,
         remat=args.remat,
         attention=args.attention,
+        unroll=args.unroll,
         steps=total,
     )
     with ours:
@@ -206,7 +207,9 @@ def report(records: list[dict]) -> str:
 
 def _name(r: dict) -> str:
     """The workload, and what is not as usual."""
-    return f"`{r['workload']}`" + (", cuDNN attention" if r["jaxprompt"].get("attention") == "cudnn" else "")
+    ours = r["jaxprompt"]
+    cudnn = ", cuDNN attention" if ours.get("attention") == "cudnn" else ""
+    return f"`{r['workload']}`{cudnn}{', unrolled' if ours.get('unroll') else ''}"
 
 
 def _row(r: dict) -> tuple:
@@ -248,6 +251,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="steps per round (default: the workload's)")
     parser.add_argument("--threads", type=int, help="PyTorch's threads on a CPU (default: all cores)")
     parser.add_argument("--attention", choices=("xla", "cudnn"), default="xla", help="jaxprompt's attention")
+    parser.add_argument("--unroll", action="store_true", help="jaxprompt's layers one by one, not in a loop")
     parser.add_argument("--remat", choices=("none", "dots", "full"), help="jaxprompt's train.remat (default: its own)")
     parser.add_argument("--peft-setting", help='skip the trials: "sdpa", "sdpa-causal", "eager", "sdpa-compile", ...')
     parser.add_argument("--compile", action="store_true", help="try torch.compile on a CPU too")

@@ -19,6 +19,7 @@ from jaxprompt.models.families import family_of
 from jaxprompt.models.families.base import token_id
 from jaxprompt.models.presets import preset
 from jaxprompt.models.quantize import check_quantize
+from jaxprompt.models.stack import unstack
 from jaxprompt.sharding import make_mesh
 from jaxprompt.types import Inputs, Prefix
 from jaxprompt.weights.checkpoint import fingerprint, open_checkpoint, read_json
@@ -43,7 +44,7 @@ class Backbone:
       ref: what the model was asked for as.
       family: Hugging Face's `model_type`.
       module: the linen module; hashable, so it may be a static argument.
-      params: nested dict of arrays in the type `dtype`.
+      params: nested dict of arrays in the type `dtype`; those of the layers stacked, or see `models.stack.unstack`.
       mesh: where the parameters lie.
       fingerprint: 16 hex digits that identify the model, whatever dtype and mesh it was loaded to.
       read_tokenizer: called once, when `tokenizer` is first used.
@@ -250,6 +251,7 @@ def load_backbone(
     remat: str = "dots",
     quantize: str | None = None,
     attention: str = "xla",
+    unroll: bool = False,
 ) -> Backbone:
     """Loads a frozen model from Hugging Face files, or makes one of a published shape with random weights.
 
@@ -265,6 +267,10 @@ def load_backbone(
         hardly changes a prompt's gradient (mean cosine 0.996 to 0.999 on two small models); int4 does (0.72 to 0.95).
       attention: how it is computed: "xla", on any device; "cudnn", by cuDNN's flash attention on an NVIDIA GPU, in
         bfloat16 or float16, whose memory does not grow with the square of the row.
+      unroll: gives every layer weights of its own and code of its own, where they are else one stack and one loop. The
+        loop copies weights out of the stack and what it keeps into another. Unrolled, text is generated up to twice as
+        fast and a train step takes 0.86 to 1.0 of the time on a CPU, for up to 1.6 times the step's memory there and
+        1.1 to 2 times the compilation.
 
     Raises:
       InputError: a missing model, a feature or family that is not supported, or files that do not fit the config.
@@ -272,7 +278,7 @@ def load_backbone(
     if isinstance(ref, str) and ref.startswith("random:"):
         family, config = preset(ref.removeprefix("random:"))
         tokenizer = functools.partial(byte_tokenizer, family.name)
-        return _random(ref, family.name, config, 0, tokenizer, dtype, mesh, remat, quantize, attention)
+        return _random(ref, family.name, config, 0, tokenizer, dtype, mesh, remat, quantize, attention, unroll)
     kind, quantize = _dtype(dtype), check_quantize(quantize)
     mesh = make_mesh() if mesh is None else mesh
     folder = resolve(ref)
@@ -291,7 +297,7 @@ def load_backbone(
         family=family.name,
         config=config,
         module=module,
-        params=params,
+        params=unstack(params) if unroll else params,
         mesh=mesh,
         fingerprint=fingerprint(checkpoint, config, used),
         dtype=kind,
@@ -311,20 +317,23 @@ def random_backbone(
     remat: str = "dots",
     quantize: str | None = None,
     attention: str = "xla",
+    unroll: bool = False,
 ) -> Backbone:
     """Returns a backbone with random weights, for tests and throughput measurements; arguments as `load_backbone`."""
-    return _random(f"random:{seed}", "random", config, seed, lambda: tokenizer, dtype, mesh, remat, quantize, attention)
+    name, read = f"random:{seed}", lambda: tokenizer
+    return _random(name, "random", config, seed, read, dtype, mesh, remat, quantize, attention, unroll)
 
 
-def _random(ref, family, config, seed, tokenizer, dtype, mesh, remat, quantize, attention) -> Backbone:
+def _random(ref, family, config, seed, tokenizer, dtype, mesh, remat, quantize, attention, unroll) -> Backbone:
     mesh = make_mesh() if mesh is None else mesh
     module = build(config, _dtype(dtype), remat, mesh, attention)
+    params = random_params(module, seed, check_quantize(quantize))
     return Backbone(
         ref=ref,
         family=family,
         config=config,
         module=module,
-        params=random_params(module, seed, check_quantize(quantize)),
+        params=unstack(params) if unroll else params,
         mesh=mesh,
         fingerprint=hashlib.sha256(f"{config!r} {seed}".encode()).hexdigest()[:16],
         dtype=module.dtype,

@@ -131,6 +131,9 @@ class Config(Section):
     attention: Literal["xla", "cudnn"] = Field(
         "xla", description="how attention is computed: by XLA anywhere, or by cuDNN on a GPU in 16 bits"
     )
+    unroll: bool = Field(
+        False, description="layers one by one, not in a loop: faster, slower to compile, on a CPU more memory"
+    )
     template: str = Field(description='layout of an example, such as "{soft:20} {text} It was {target}"')
     method: MethodConfig = MethodConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -143,7 +146,7 @@ class Config(Section):
 
 
 # Where and how a run is computed, not what: these may differ when it is resumed or used.
-MACHINE_KEYS = ("attention", "train.remat", *(f"mesh.{axis}" for axis in MeshConfig.model_fields))
+MACHINE_KEYS = ("attention", "unroll", "train.remat", *(f"mesh.{axis}" for axis in MeshConfig.model_fields))
 
 
 def _text(value) -> str:

@@ -108,6 +108,7 @@ def configured_backbone(config: Config) -> Backbone:
         remat=config.train.remat,
         quantize=config.quantize,
         attention=config.attention,
+        unroll=config.unroll,
     )
 
 

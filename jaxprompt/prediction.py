@@ -117,7 +117,9 @@ def generate_from(
         config, prompt = _read_run(source, overrides)
         if prompt.info["objective"]["type"] != "generation":
             raise InputError(f"run {source!r} answers with labels: use `jaxprompt predict`")
+        # Every token reads all weights, of which a loop over the layers would make a copy first.
+        config = config.model_copy(update={"unroll": True})
         return generate(configured_backbone(config), texts, prompt, **options)
     if overrides:
         raise InputError(f"{overrides[0]!r} is for a run, {source!r} is a model: leave it out")
-    return generate(load_backbone(source, dtype=dtype, quantize=quantize), texts, **options)
+    return generate(load_backbone(source, dtype=dtype, quantize=quantize, unroll=True), texts, **options)

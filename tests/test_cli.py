@@ -212,7 +212,7 @@ REFUSALS = {
     "unknown option": (["train", "config.yaml", "--jsno"], "unrecognized arguments: --jsno"),
     "argument too many": (
         ["evaluate", "run", "run2"],
-        "'run2': of a run that exists only attention, train.remat, mesh",
+        "'run2': of a run that exists only attention, unroll, train.remat, mesh",
     ),
     "another template": (["predict", "run", "--text", "x", "template={text}"], "'template={text}': of a run that"),
     "a key for a model": (["generate", "model", "--text", "x", "mesh.data=1"], "'mesh.data=1' is for a run"),
@@ -308,7 +308,7 @@ def test_a_run_of_another_machine_can_be_used_here(here, capsys, argv):
     config.write_text(text.replace("fsdp: 1", "fsdp: 4").replace("remat: dots", "remat: full"))
     assert main(argv) == 2
     assert "fsdp=4 tensor=1 does not fit 1 devices" in capsys.readouterr().err
-    elsewhere = run(capsys, *argv, "mesh.fsdp=1", "train.remat=dots")
+    elsewhere = run(capsys, *argv, "mesh.fsdp=1", "train.remat=dots", "unroll=true")
     config.write_text(text)
     assert elsewhere == run(capsys, *argv)
 

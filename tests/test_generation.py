@@ -57,6 +57,15 @@ def test_the_cache_and_batches_of_mixed_lengths_change_nothing(stories, prompt):
         assert written != jaxprompt.generate(stories, TEXTS, max_new_tokens=12)
 
 
+@pytest.mark.parametrize("prompt", [None, soft_prompt(), prefix_prompt()], ids=["bare", "soft", "prefix"])
+def test_unrolled_layers_write_what_the_loop_does(stories, prompt):
+    unrolled = jaxprompt.load_backbone(GOLDEN / "stories260K", unroll=True)
+    options = {"max_new_tokens": 12, "num_beams": 2}
+    assert jaxprompt.generate(unrolled, TEXTS, prompt, **options) == jaxprompt.generate(
+        stories, TEXTS, prompt, **options
+    )
+
+
 def _as_prefix(prompt):
     return {"keys": jnp.asarray(prompt.prefix.keys), "values": jnp.asarray(prompt.prefix.values), "length": 6}
 

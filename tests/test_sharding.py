@@ -29,6 +29,9 @@ assert q.addressable_shards[0].data.shape == (q.shape[0], q.shape[1] // 2, q.sha
 # 61 words do not divide by 2: replicated over tensor.
 assert eight.params["word"]["weight"].sharding.spec == P(None, "fsdp")
 jax.tree.map(np.testing.assert_array_equal, eight.params, one.params)
+unrolled = load_backbone(sys.argv[1], mesh=mesh, unroll=True)
+q = unrolled.params["layers"]["0"]["attention"]["q"]["weight"]
+assert q.sharding.spec == P("tensor", "fsdp"), q.sharding
 random_eight = random_backbone(one.config, mesh=mesh)
 assert random_eight.params["layers"]["mlp"]["up"]["weight"].sharding.spec == P(None, "tensor", "fsdp")
 
@@ -48,6 +51,8 @@ inputs = Inputs(ids, np.broadcast_to(np.arange(3, 9), ids.shape), np.ones_like(i
 placed = jax.device_put(inputs, row_sharding(mesh))
 (got, (hidden, logits)), (want, (_, want_logits)) = step(eight, placed), step(one, inputs)
 np.testing.assert_allclose(logits, want_logits, rtol=1e-4, atol=1e-4)
+np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
+(got, _) = step(unrolled, placed)
 np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
 assert hidden.sharding.shard_shape(hidden.shape)[0] == 2, hidden.sharding
 print("same")

@@ -1,6 +1,8 @@
 """Runs the equal layers of a stack over their stacked parameters."""
 
+import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -33,6 +35,30 @@ def is_last(layer: Any, num_layers: int) -> bool:
     return isinstance(layer, int) and layer == num_layers - 1
 
 
+def unstack(params: Any) -> Any:
+    """Gives every layer arrays of its own: `{"0": ..., "1": ...}` where stacked layers have a leading axis.
+
+    A loop copies a layer's weights out of the stack each time it comes to it, and what the backward pass will need into
+    another stack; `run_layers` runs the layers of such parameters one after the other, with neither. The stacked arrays
+    are deleted as they are taken apart, so that one of them at a time exists twice.
+    """
+    if not isinstance(params, dict):
+        return params
+    return {name: _split(tree) if name == "layers" else unstack(tree) for name, tree in params.items()}
+
+
+_take = jax.jit(partial(jax.lax.dynamic_index_in_dim, keepdims=False))
+
+
+def _split(layers: Any) -> dict[str, Any]:
+    leaves, structure = jax.tree.flatten(layers)
+    count, apart = leaves[0].shape[0], []
+    for leaf in leaves:
+        apart.append(jax.block_until_ready([_take(leaf, layer) for layer in range(count)]))
+        leaf.delete()
+    return {str(layer): structure.unflatten([of[layer] for of in apart]) for layer in range(count)}
+
+
 def run_layers(
     block: nn.Module,
     step: Callable[..., tuple[Any, Any]],
@@ -47,10 +73,10 @@ def run_layers(
     The layers are one scan, in which `layer` is traced. With `ends_apart` the first and the last stand by themselves,
     where `layer` is a number, so that what they alone need not do is not done: under a learned prefix nothing below the
     first asks for a gradient, and of the last only some positions, or only keys and values, are used. It takes longer
-    to compile.
+    to compile. With parameters that are not stacked every layer stands by itself.
 
     Args:
-      block: the module of one layer; its parameters have a leading `layers` axis.
+      block: the module of one layer; its parameters have a leading `layers` axis, or are as `unstack` makes them.
       carry: what a layer hands to the next; the last one may return another structure.
       prefix: `Prefix` or None, one slice of keys and values per layer.
       num_layers: at least 1.
@@ -70,28 +96,25 @@ def run_layers(
         )
         return scan(block, carry, shared, jnp.arange(num_layers))
     params, free = block.variables["params"], block.clone(parent=None)
+    unrolled = "0" in params
 
     def one(carry, layer):
-        here = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False), (params, shared))
-        weights, prefix_kv = here
-        weights = jax.tree.map(lambda x: checkpoint_name(x, _WEIGHTS), weights)
-        return step(free.bind({"params": weights}), carry, prefix_kv, layer)
+        take = partial(jax.lax.dynamic_index_in_dim, index=layer, keepdims=False)
+        weights = params[str(layer)] if unrolled else jax.tree.map(lambda x: checkpoint_name(take(x), _WEIGHTS), params)
+        return step(free.bind({"params": weights}), carry, jax.tree.map(take, shared), layer)
 
     def alone(carry, layer):
-        run = jax.checkpoint(lambda carry: one(carry, layer), policy=REMAT_POLICIES[remat], prevent_cse=False)
+        # Between layers that all stand by themselves only this keeps the compiler from keeping what is to be computed
+        # again.
+        run = jax.checkpoint(partial(one, layer=layer), policy=REMAT_POLICIES[remat], prevent_cse=unrolled)
         carry, out = run(carry)
         return carry, jax.tree.map(lambda x: x[None], out)
 
-    scanned = jax.checkpoint(one, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    if not ends_apart:
-        return jax.lax.scan(scanned, carry, jnp.arange(num_layers))
-    last, outputs = num_layers - 1, []
-    if last > 0:
-        carry, out = alone(carry, 0)
+    looped = jax.checkpoint(one, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    cuts = range(num_layers + 1) if unrolled else {0, num_layers} | ({1, num_layers - 1} if ends_apart else set())
+    outputs = []
+    for start, stop in itertools.pairwise(sorted(cuts)):
+        single = stop - start == 1 and (unrolled or ends_apart)
+        carry, out = alone(carry, start) if single else jax.lax.scan(looped, carry, jnp.arange(start, stop))
         outputs.append(out)
-    if last > 1:
-        carry, out = jax.lax.scan(scanned, carry, jnp.arange(1, last))
-        outputs.append(out)
-    carry, out = alone(carry, last)
-    outputs.append(out)
     return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)

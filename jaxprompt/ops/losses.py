@@ -31,9 +31,12 @@ def _tile(head: Callable, params, hidden, ids):
 def _tile_forward(head, params, hidden, ids):
     # A token's log-probability depends on its own hidden state alone, so one backward pass with ones gives every
     # token's gradient now, while the logits are at hand: nothing of vocabulary size is kept or computed twice.
-    logprob, backward = jax.vjp(lambda h: _tile.fun(head, params, h, ids), hidden)
-    (gradient,) = backward(jnp.ones_like(logprob))
-    return logprob, gradient
+    logits, backward = jax.vjp(lambda h: head(params, h), hidden)
+    total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    # The gradient of the chosen logit minus `total`, in one pass over the logits: JAX's own rules take four.
+    is_chosen = jax.lax.broadcasted_iota(ids.dtype, logits.shape, logits.ndim - 1) == ids[..., None]
+    (gradient,) = backward(is_chosen - jnp.exp(logits - total))
+    return jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0] - total[..., 0], gradient
 
 
 def _tile_backward(head, gradient, cotangent):

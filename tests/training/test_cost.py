@@ -14,6 +14,7 @@ from jaxprompt.config import load_config
 from jaxprompt.data.sources import read_rows
 from jaxprompt.dataset import TrainingData
 from jaxprompt.experiment import build
+from jaxprompt.models.stack import unstack
 from jaxprompt.sharding import replicated, row_sharding
 from jaxprompt.training.step import init_state, make_train_step
 from jaxprompt.weights.reference import in_package
@@ -133,6 +134,12 @@ def test_the_last_layer_is_computed_at_scored_positions_alone(decoder, rows):
     assert prompt >= 5
     assert scored < 0.6 * tokens
     assert total(weights) == weight_flops(backbone.config, tokens, scored)
+
+
+def test_unrolled_layers_cost_what_the_loop_does(decoder, rows):
+    backbone, template = decoder(), "{soft:5}{text}{target}"
+    unrolled = dataclasses.replace(backbone, params=unstack(jax.tree.map(jnp.copy, backbone.params)))
+    assert step_flops(unrolled, rows, template) == step_flops(backbone, rows, template)
 
 
 def test_nothing_below_a_learned_prefix_asks_for_a_gradient(decoder, rows):

@@ -1,5 +1,6 @@
 """The fast step against its slow twins, finite differences and its promises about the compiled program."""
 
+import dataclasses
 import json
 
 import jax
@@ -12,6 +13,7 @@ import jaxprompt
 from jaxprompt.config import load_config
 from jaxprompt.dataset import TrainingData
 from jaxprompt.experiment import build
+from jaxprompt.models.stack import unstack
 from jaxprompt.training.step import init_state, make_train_step
 from tests.conftest import STORIES
 from tests.devices import run_on_eight_devices
@@ -137,6 +139,30 @@ def test_encoder_decoder_packed_equals_separate(seq2seq, rows, case):
     assert_same(packed, plain)
     if "prefix" in case.get("method", {}).get("name", ""):
         assert all(float(jnp.abs(g).max()) > 1e-5 for g in packed[3]["prompt"].values())
+
+
+def assert_unrolled_equals_the_loop(looped, rows, case):
+    unrolled = dataclasses.replace(looped, params=unstack(jax.tree.map(jnp.copy, looped.params)))
+    assert_same(loss_and_gradient(unrolled, rows, case), loss_and_gradient(looped, rows, case))
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("stories", DECODER_CASES["soft-several-tokens"]),
+        ("stories", DECODER_CASES["prefix-generation"]),
+        ("windowed", DECODER_CASES["soft-generation"]),
+        ("minilm", ENCODER_CASES["soft-head"]),
+        ("minilm", ENCODER_CASES["prefix-head"]),
+    ],
+)
+def test_unrolled_layers_equal_the_loop(name, case, rows, request):
+    assert_unrolled_equals_the_loop(request.getfixturevalue(name), rows, case)
+
+
+@pytest.mark.parametrize("case", cases(SEQ2SEQ_CASES, slow=["encoder", "decoder", "both-several-tokens"]))
+def test_unrolled_encoder_decoders_equal_the_loop(seq2seq, rows, case):
+    assert_unrolled_equals_the_loop(seq2seq, rows, case)
 
 
 WINDOW_CASES = {name: DECODER_CASES[name] for name in ("soft-generation", "soft-several-tokens", "prefix-generation")}

@@ -1,0 +1,199 @@
+"""Reads a compiled GPU program as XLA prints it: which kernels a step runs, how often, what each moves and multiplies."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import prod
+
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+_ARRAY = re.compile(r"\b(" + "|".join(_BYTES) + r")\[([\d,]*)\]")
+_HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
+# Instructions that are no kernel.
+_FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "iota", "partition-id"}
+# Instructions that read of an operand no more than they give.
+_READS_A_PART = {"dynamic-slice", "slice", "gather"}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of a program, run `times` per step.
+
+    Attributes:
+      operation: where in the model it comes from, as JAX names it.
+      bytes: read and written in device memory, if nothing of it were in a cache.
+      flops: of its products, by the type of their operands ("bf16", "f32", ...).
+    """
+
+    name: str
+    operation: str
+    times: int
+    bytes: int
+    flops: dict[str, float]
+
+
+@dataclass
+class _Instruction:
+    name: str
+    shape: str
+    opcode: str
+    operands: list[str]
+    rest: str
+    root: bool
+
+    def attribute(self, pattern: str) -> str | None:
+        found = re.search(pattern, self.rest)
+        return found.group(1) if found else None
+
+
+@dataclass
+class _Computation:
+    instructions: dict[str, _Instruction] = field(default_factory=dict)
+
+    @property
+    def root(self) -> _Instruction:
+        return next(i for i in self.instructions.values() if i.root)
+
+    def parameter(self, number: int) -> _Instruction | None:
+        at = (i for i in self.instructions.values() if i.opcode == "parameter" and i.rest.startswith(f"{number})"))
+        return next(at, None)
+
+
+def kernels(text: str) -> list[Kernel]:
+    """The kernels of a program, those of its loops included.
+
+    Args:
+      text: `compiled.as_text()` of a program for a GPU.
+    """
+    computations, entry = _parse(text)
+    return list(_walk(computations, entry, 1))
+
+
+def _parse(text: str) -> tuple[dict[str, _Computation], str]:
+    computations, current, entry = {}, None, ""
+    for line in text.splitlines():
+        if current is None:
+            header = _HEADER.match(line)
+            if header and "->" in line:
+                current = computations.setdefault(header.group(1), _Computation())
+                entry = header.group(1) if line.startswith("ENTRY") else entry
+        elif line.startswith("}"):
+            current = None
+        elif found := _INSTRUCTION.match(line):
+            root, name, shape, opcode, rest = found.groups()
+            operands = re.findall(r"%([\w.\-]+)", rest.split(")")[0])
+            current.instructions[name] = _Instruction(name, shape, opcode, operands, rest, bool(root))
+    return computations, entry
+
+
+def _walk(computations: dict[str, _Computation], name: str, times: int) -> Iterator[Kernel]:
+    here = computations[name]
+    for instruction in here.instructions.values():
+        if instruction.opcode == "while":
+            trips = int(instruction.attribute(r'"known_trip_count":\{"n":"(\d+)"') or 1)
+            yield from _walk(computations, instruction.attribute(r"body=%?([\w.\-]+)"), times * trips)
+        elif instruction.opcode == "call":
+            yield from _walk(computations, instruction.attribute(r"to_apply=%?([\w.\-]+)"), times)
+        elif instruction.opcode not in _FREE:
+            operation = instruction.attribute(r'op_name="([^"]*)"') or ""
+            moved = _written(computations, instruction) + sum(_reads(computations, here, instruction))
+            yield Kernel(instruction.name, operation, times, moved, _flops(computations, here, instruction))
+
+
+def _size(shape: str) -> int:
+    return sum(_BYTES[kind] * prod(map(int, filter(None, dims.split(",")))) for kind, dims in _ARRAY.findall(shape))
+
+
+def _dims(shape: str) -> list[int]:
+    return [int(n) for n in _ARRAY.search(shape).group(2).split(",") if n]
+
+
+def _called(computations, instruction: _Instruction) -> _Computation | None:
+    return computations.get(instruction.attribute(r"calls=%?([\w.\-]+)") or "")
+
+
+def _reads(computations, here: _Computation, instruction: _Instruction) -> Iterator[int]:
+    """Bytes read of each operand."""
+    inside = _called(computations, instruction)
+    for number, operand in enumerate(instruction.operands):
+        size = _size(here.instructions[operand].shape) if operand in here.instructions else 0
+        if inside is None:
+            yield min(size, _size(instruction.shape)) if instruction.opcode in _READS_A_PART else size
+        else:
+            yield min(size, _read_inside(computations, inside, inside.parameter(number)))
+
+
+def _read_inside(computations, inside: _Computation, value: _Instruction | None) -> int:
+    """Bytes that a fused computation reads of a value."""
+    if value is None:
+        return 0
+    total = 0
+    for user in inside.instructions.values():
+        if value.name not in user.operands:
+            continue
+        if user.opcode in _READS_A_PART and user.operands[0] == value.name:
+            total += _size(user.shape)
+        elif user.opcode == "dynamic-update-slice" and user.operands[0] == value.name:
+            continue  # written in place
+        elif user.opcode in ("bitcast", "copy", "reshape") and not user.root:
+            total += _read_inside(computations, inside, user)
+        elif nested := _called(computations, user):
+            total += _read_inside(computations, nested, nested.parameter(user.operands.index(value.name)))
+        else:
+            return _size(value.shape)
+    return total
+
+
+def _written(computations, instruction: _Instruction) -> int:
+    """Bytes written; of an update in place, the update."""
+    inside = _called(computations, instruction)
+    if inside is None:
+        return _size(instruction.shape)
+
+    def of(value: _Instruction) -> int:
+        if value.opcode == "tuple":
+            return sum(of(inside.instructions[name]) for name in value.operands)
+        if value.opcode == "bitcast":
+            return of(inside.instructions[value.operands[0]])
+        if value.opcode == "dynamic-update-slice":
+            return _size(inside.instructions[value.operands[1]].shape)
+        return _size(value.shape)
+
+    return of(inside.root)
+
+
+def _flops(computations, here: _Computation, instruction: _Instruction) -> dict[str, float]:
+    total: dict[str, float] = {}
+
+    def add(kind: str, count: float) -> None:
+        total[kind] = total.get(kind, 0.0) + count
+
+    inside = _called(computations, instruction)
+    if inside is not None:
+        for part in inside.instructions.values():
+            for kind, count in _flops(computations, inside, part).items():
+                add(kind, count)
+    elif instruction.opcode == "dot":
+        left = here.instructions[instruction.operands[0]].shape
+        contracted = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}") or ""
+        depth = prod(_dims(left)[int(axis)] for axis in contracted.split(",") if axis)
+        add(_ARRAY.search(left).group(1), 2.0 * prod(_dims(instruction.shape)) * depth)
+    elif "__cudnn$fmha" in instruction.rest:
+        # Logits and outputs; backward both again and the gradients of queries, keys and values.
+        kind = _ARRAY.search(instruction.shape).group(1)
+        keys = _dims(here.instructions[instruction.operands[1]].shape)
+        rows, heads, queries, width = _fused_shape(instruction)
+        length = prod(keys) // (rows * _fused_kv_heads(instruction, keys) * width)
+        products = 5 if "Backward" in instruction.rest else 2
+        add(kind, products * 2.0 * rows * heads * queries * width * length)
+    return total
+
+
+def _fused_shape(instruction: _Instruction) -> list[int]:
+    """Rows, heads, queries and width of cuDNN's attention, from its first output."""
+    return _dims(instruction.shape)
+
+
+def _fused_kv_heads(instruction: _Instruction, keys: list[int]) -> int:
+    rows, _, _, width = _dims(instruction.shape)
+    return keys[2] if keys[0] == rows and keys[3] == width else keys[1]
