@@ -11,6 +11,7 @@ import flops
 import jax
 import numpy as np
 import worker
+from prepare import config_tree
 
 import jaxprompt
 from jaxprompt.dataset import TrainingData
@@ -34,23 +35,9 @@ class Side:
         Writes the starting values to init.npz and each step's row numbers to batches.npy, for the other side.
         """
         work = self.workload
-        soft = work["method"] == "soft"
-        objective = {"type": work["objective"]} | ({"labels": work["labels"]} if work["labels"] else {})
-        train = {"batch_size": work["batch_size"], "accumulate": accumulate, "steps": steps}
-        config = jaxprompt.load_config(
-            {
-                "model": work["model"],
-                "dtype": work["dtype"],
-                "attention": attention,
-                "unroll": unroll,
-                "template": work["template"],
-                "method": {"name": "soft"} if soft else {"name": "prefix", "length": work["prefix_length"]},
-                "objective": objective,
-                "data": {"train": str(self.folder / "rows.jsonl")},
-                "optimizer": {"name": "adamw", "learning_rate": work["learning_rate"], "clip_norm": None},
-                "train": train if remat is None else {**train, "remat": remat},
-            }
-        )
+        tree = config_tree(work, str(self.folder / "rows.jsonl")) | {"attention": attention, "unroll": unroll}
+        tree["train"] |= {"accumulate": accumulate, "steps": steps} | ({} if remat is None else {"remat": remat})
+        config = jaxprompt.load_config(tree)
         experiment = build(config)
         self.data = TrainingData.load(experiment)
         optimizer = make_optimizer(config.optimizer, steps)

@@ -26,15 +26,14 @@ def prepare(name: str, workload: Workload, data_root: Path, work: Path, steps: i
     if (folder / "workload.json").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    rows = workloads.ROWS[workload.data](data_root)
-    random.Random(0).shuffle(rows)
+    rows = shuffled_rows(workload, data_root)
     model, tokenizer = _model(workload, rows, work)
     template = workload.template
     if workload.fewshot_tokens:
         text = _fewshot(workload, rows, tokenizer)
         template = template.replace("{fewshot}", text.replace("{", "{{").replace("}", "}}"))
     if workload.data == "lm":
-        rows = _equal_rows(rows, tokenizer, workload.tokens)
+        rows = equal_rows(rows, tokenizer, workload.tokens)
     count = min(len(rows), settings["batches"] * workload.batch_size)
     with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows[:count])
@@ -43,21 +42,52 @@ def prepare(name: str, workload: Workload, data_root: Path, work: Path, steps: i
     return folder
 
 
+def config_tree(settings: dict, data: str | list[dict]) -> dict:
+    """The config of a workload in jaxprompt, but for what a benchmark may choose.
+
+    Args:
+      settings: as in workload.json.
+      data: its rows, or their file.
+    """
+    labels, soft = settings["labels"], settings["method"] == "soft"
+    return {
+        "model": settings["model"],
+        "dtype": settings["dtype"],
+        "template": settings["template"],
+        "method": {"name": "soft"} if soft else {"name": "prefix", "length": settings["prefix_length"]},
+        "objective": {"type": settings["objective"]} | ({"labels": labels} if labels else {}),
+        "data": {"train": data},
+        "optimizer": {"name": "adamw", "learning_rate": settings["learning_rate"], "clip_norm": None},
+        "train": {"batch_size": settings["batch_size"]},
+    }
+
+
+def shuffled_rows(workload: Workload, data_root: Path) -> list[dict]:
+    """The rows of a workload's data set, in the order in which they are drawn from."""
+    rows = workloads.ROWS[workload.data](data_root)
+    random.Random(0).shuffle(rows)
+    return rows
+
+
 def _model(workload: Workload, rows: list[dict], work: Path):
     """Returns the reference of the model, made if it is one of the shapes, and its tokenizer."""
     from transformers import AutoTokenizer
 
     if workload.model not in models.SHAPES:
         return workload.model, None
-    config = models.SHAPES[workload.model]
     folder = work / f"{workload.model}-{workload.data}-{workload.dtype}"
     if not (folder / "tokenizer.json").exists():
         models.save_model(workload.model, folder, workload.dtype)
-        texts = (value for row in rows for key, value in row.items() if key != "label")
-        words = list(workload.labels.values()) if isinstance(workload.labels, dict) else []
-        tokenizer = models.train_tokenizer(texts, config["vocab_size"], words, config["model_type"])
-        tokenizer.save_pretrained(folder)
+        make_tokenizer(workload, rows).save_pretrained(folder)
     return str(folder.resolve()), AutoTokenizer.from_pretrained(folder)
+
+
+def make_tokenizer(workload: Workload, rows: list[dict]):
+    """The tokenizer of a workload whose model is one of the shapes."""
+    config = models.SHAPES[workload.model]
+    texts = (value for row in rows for key, value in row.items() if key != "label")
+    words = list(workload.labels.values()) if isinstance(workload.labels, dict) else []
+    return models.train_tokenizer(texts, config["vocab_size"], words, config["model_type"])
 
 
 def _ids(tokenizer, text: str) -> list[int]:
@@ -79,7 +109,7 @@ def _fewshot(workload: Workload, rows: list[dict], tokenizer) -> str:
     return " ".join(words[:low])
 
 
-def _equal_rows(rows: list[dict], tokenizer, tokens: int) -> list[dict]:
+def equal_rows(rows: list[dict], tokenizer, tokens: int) -> list[dict]:
     """Rows whose targets have so many tokens, the end of sequence included, and no room for padding."""
     text = " ".join(row["target"] for row in rows)
     ids, equal, size = _ids(tokenizer, text), [], tokens - 1

@@ -15,6 +15,7 @@ from jaxprompt.types import Inputs
 IMPLEMENTATIONS = ("xla", "cudnn")
 # Causal rows of twice this many tokens are attended to in blocks, but in no more than so many: each is compiled.
 QUERY_BLOCK = 128
+ACCELERATOR_QUERY_BLOCK = 512
 QUERY_BLOCKS = 4
 # The widest head that cuDNN's backward pass takes on every GPU that it runs on.
 CUDNN_HEAD_DIM = 128
@@ -24,7 +25,7 @@ class View(struct.PyTreeNode):
     """What each token of the rows sees.
 
     Attributes:
-      row: the keys of its own row (or of the cache, or of the encoder).
+      row: the keys of its own row (or of the cache, or of the encoder), and what stands ahead of them.
       prefix: the keys of the prefix; None: all of them.
       row_bias, prefix_bias: added to the attention logits; None: nothing. One row stands for all.
       causal: whether the tokens are those of the row, in order, and none sees a later one.
@@ -36,9 +37,9 @@ class View(struct.PyTreeNode):
     prefix_bias: Float[Array, "rows heads seq prefix"] | None = None
     causal: bool = struct.field(pytree_node=False, default=False)
 
-    def upto(self, start: int, stop: int) -> "View":
-        """What the tokens from `start` to `stop` see of those before `stop`."""
-        queries, keys = slice(start, stop), slice(stop)
+    def upto(self, start: int, stop: int, ahead: int = 0) -> "View":
+        """What the tokens from `start` to `stop` see of those before `stop` and of as many others `ahead` of them."""
+        queries, keys = slice(start, stop), slice(ahead + stop)
         return View(
             self.row[:, queries, keys],
             None if self.prefix is None else self.prefix[:, queries],
@@ -170,22 +171,28 @@ def attend(
     """Softmax attention to the row's own keys and to a prefix that all rows share.
 
     Logits and softmax are float32; the probabilities have the type of the values. Grouped queries never repeat keys or
-    values, and by XLA the prefix is never copied to the rows. The one place that chooses how attention is computed:
-    `implementation` is one of `IMPLEMENTATIONS`, and fits (`check_implementation`).
+    values. The one place that chooses how attention is computed: `implementation` is one of `IMPLEMENTATIONS`, and fits
+    (`check_implementation`).
     """
-    seq = q.shape[1]
+    seq, on_cpu = q.shape[1], jax.default_backend() == "cpu"
+    # On an accelerator each product is a kernel and each pass over the logits goes through its memory: one product and
+    # one softmax of [prefix, row], for a copy of the prefix to every row. Not for single new tokens, which a cache would
+    # be copied for.
+    if prefix_keys is not None and seq > 1 and not (on_cpu and implementation == "xla"):
+        k, v, view = _joined(k, v, view, prefix_keys, prefix_values)
+        prefix_keys = prefix_values = None
     # cuDNN has no backward pass for an odd number of queries: scored positions and prompts of such a number are few.
     if implementation == "cudnn" and seq % 2 == 0:
-        return _attend_fused(q, k, v, view, scale, prefix_keys, prefix_values)
-    size = max(QUERY_BLOCK, -(-seq // QUERY_BLOCKS))
-    if not view.causal or seq < 2 * QUERY_BLOCK:
+        return _attend_cudnn(q, k, v, view, scale)
+    size = max(QUERY_BLOCK if on_cpu else ACCELERATOR_QUERY_BLOCK, -(-seq // QUERY_BLOCKS))
+    if not view.causal or seq < 2 * size:
         return _attend_xla(q, k, v, view, scale, softcap, prefix_keys, prefix_values)
     # Of a causal row the upper triangle is nothing: each block of queries is given the keys up to its own end.
-    blocks = [(start, min(start + size, seq)) for start in range(0, seq, size)]
+    ahead, blocks = k.shape[1] - seq, [(start, min(start + size, seq)) for start in range(0, seq, size)]
     return jnp.concatenate(
         [
             _attend_xla(
-                *(q[:, start:stop], k[:, :stop], v[:, :stop], view.upto(start, stop)),
+                *(q[:, start:stop], k[:, : ahead + stop], v[:, : ahead + stop], view.upto(start, stop, ahead)),
                 *(scale, softcap, prefix_keys, prefix_values),
             )
             for start, stop in blocks
@@ -194,23 +201,28 @@ def attend(
     )
 
 
-def _attend_fused(q, k, v, view, scale, prefix_keys, prefix_values):
-    """The same by one kernel of cuDNN, through `jax.nn.dot_product_attention`, which wants the prefix in every row."""
-    rows, seq, heads, _ = q.shape
+def _joined(k, v, view, prefix_keys, prefix_values):
+    """The keys and values of prefix and row as those of the row, and what is seen of them."""
+    rows, queries, _ = view.row.shape
+    rows, prefix = max(rows, k.shape[0]), prefix_keys.shape[0]
+    k, v = (
+        jnp.concatenate([jnp.broadcast_to(ahead, (rows, *ahead.shape)), own], axis=1)
+        for ahead, own in ((prefix_keys, k), (prefix_values, v))
+    )
+    ahead = jnp.ones((1, 1, 1), bool) if view.prefix is None else view.prefix
+    seen = jnp.concatenate([jnp.broadcast_to(ahead, (view.row.shape[0], queries, prefix)), view.row], axis=2)
+    bias = view.row_bias
+    if bias is not None:
+        ahead = jnp.zeros((1, 1, 1, 1), bias.dtype) if view.prefix_bias is None else view.prefix_bias
+        alike = max(ahead.shape[0], bias.shape[0])
+        parts = ((ahead, prefix), (bias, bias.shape[3]))
+        bias = jnp.concatenate([jnp.broadcast_to(x, (alike, *bias.shape[1:3], n)) for x, n in parts], axis=3)
+    return k, v, View(seen, row_bias=bias, causal=view.causal)
+
+
+def _attend_cudnn(q, k, v, view, scale):
+    """The same by one kernel of cuDNN, through `jax.nn.dot_product_attention`, which knows no prefix."""
     seen, bias = view.row, view.row_bias
-    if prefix_keys is not None:
-        prefix = prefix_keys.shape[0]
-        k, v = (
-            jnp.concatenate([jnp.broadcast_to(ahead, (rows, *ahead.shape)), own], axis=1)
-            for ahead, own in ((prefix_keys, k), (prefix_values, v))
-        )
-        ahead = jnp.ones((1, 1, 1), bool) if view.prefix is None else view.prefix
-        seen = jnp.concatenate([jnp.broadcast_to(ahead, (seen.shape[0], seq, prefix)), seen], axis=2)
-        if bias is not None:
-            ahead = jnp.zeros((1, 1, 1, 1), bias.dtype) if view.prefix_bias is None else view.prefix_bias
-            alike = max(ahead.shape[0], bias.shape[0])
-            parts = ((ahead, prefix), (bias, bias.shape[3]))
-            bias = jnp.concatenate([jnp.broadcast_to(x, (alike, heads, seq, n)) for x, n in parts], axis=3)
     odd = k.shape[1] % 2  # as for the queries
     if odd:
         k, v = (jnp.pad(x, ((0, 0), (0, odd), (0, 0), (0, 0))) for x in (k, v))
@@ -222,23 +234,28 @@ def _attend_fused(q, k, v, view, scale, prefix_keys, prefix_values):
 
 def _attend_xla(q, k, v, view, scale, softcap, prefix_keys, prefix_values):
     rows, seq, heads, head_dim = q.shape
-    kv_heads = k.shape[2]
-    # heads = kv_heads (k) * queries in its group (g); r rows, s queries, t keys, p prefix, d head_dim.
-    q = q.reshape(rows, seq, kv_heads, heads // kv_heads, head_dim)
+    kv_heads, group = k.shape[2], heads // k.shape[2]
+    # r rows, k heads of keys, q queries of the heads that share them, t keys, p prefix, d head_dim. In this order no
+    # product has to reorder its operands or the logits.
+    q = q.reshape(rows, seq, kv_heads, group, head_dim).swapaxes(1, 2).reshape(rows, kv_heads, seq * group, head_dim)
+    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
 
     def finish(logits, seen, bias):
         logits = logits * scale
         if softcap is not None:
             logits = softcap * jnp.tanh(logits / softcap)
         if bias is not None:
-            logits = logits + bias.reshape(bias.shape[0], kv_heads, heads // kv_heads, *bias.shape[2:])
-        return logits if seen is None else jnp.where(seen[:, None, None], logits, jnp.finfo(jnp.float32).min)
+            apart = bias.reshape(bias.shape[0], kv_heads, group, *bias.shape[2:]).swapaxes(2, 3)
+            logits = logits + apart.reshape(bias.shape[0], kv_heads, seq * group, -1)
+        if seen is None:
+            return logits
+        return jnp.where(jnp.repeat(seen, group, axis=1)[:, None], logits, jnp.finfo(jnp.float32).min)
 
-    logits = wide_einsum("rskgd,rtkd->rkgst", q, k)
+    logits = wide_einsum("rkqd,rktd->rkqt", q, k)
     logits = finish(logits, view.row, view.row_bias)
     peak = logits.max(-1, keepdims=True)
     if prefix_keys is not None:
-        prefix_logits = wide_einsum("rskgd,pkd->rkgsp", q, prefix_keys)
+        prefix_logits = wide_einsum("rkqd,pkd->rkqp", q, prefix_keys)
         prefix_logits = finish(prefix_logits, view.prefix, view.prefix_bias)
         peak = jnp.maximum(peak, prefix_logits.max(-1, keepdims=True))
     # The softmax over [prefix, row] without concatenating the two: a common peak, a common sum, one division at the
@@ -246,10 +263,11 @@ def _attend_xla(q, k, v, view, scale, softcap, prefix_keys, prefix_values):
     peak = jax.lax.stop_gradient(peak)
     weights = jnp.exp(logits - peak)
     total = weights.sum(-1)
-    out = wide_einsum("rkgst,rtkd->rskgd", weights.astype(v.dtype), v)
+    out = wide_einsum("rkqt,rktd->rkqd", weights.astype(v.dtype), v)
     if prefix_keys is not None:
         prefix_weights = jnp.exp(prefix_logits - peak)
         total += prefix_weights.sum(-1)
-        out += wide_einsum("rkgsp,pkd->rskgd", prefix_weights.astype(v.dtype), prefix_values)
-    out = out / total.transpose(0, 3, 1, 2)[..., None]
-    return out.reshape(rows, seq, heads, head_dim).astype(v.dtype)
+        out += wide_einsum("rkqp,pkd->rkqd", prefix_weights.astype(v.dtype), prefix_values)
+    out = (out / total[..., None]).astype(v.dtype)
+    out = out.reshape(rows, kv_heads, seq, group, head_dim).swapaxes(1, 2)
+    return out.reshape(rows, seq, heads, head_dim)

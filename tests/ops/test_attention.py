@@ -42,8 +42,11 @@ def arrays():
 @pytest.mark.parametrize("prefix", [PREFIX, 0])
 @pytest.mark.parametrize("kind", ["plain", "softcap", "window", "bias"])
 @pytest.mark.parametrize("causal", [False, True])
-def test_equals_concatenation_with_gradients(arrays, prefix, kind, causal, monkeypatch):
-    monkeypatch.setattr(attention, "QUERY_BLOCK", 2)  # blocks of 2, 2 and 1, where the view is said to be causal
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_equals_concatenation_with_gradients(arrays, prefix, kind, causal, device, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: device)
+    for name in ("QUERY_BLOCK", "ACCELERATOR_QUERY_BLOCK"):
+        monkeypatch.setattr(attention, name, 2)  # blocks of 2, 2 and 1, where the view is said to be causal
     seen = jnp.broadcast_to(jnp.tri(SEQ, dtype=bool), (ROWS, SEQ, SEQ)).at[1, 4, :4].set(False)
     view = View(seen, causal=causal)
     softcap = 1.5 if kind == "softcap" else None
@@ -155,6 +158,15 @@ def test_large_logits_do_not_overflow(arrays):
     mask = jnp.ones((ROWS, SEQ, SEQ), bool)
     out = attend(q, k, v, View(mask), scale=100.0, prefix_keys=pk, prefix_values=pv)
     np.testing.assert_allclose(out, reference(q, k, v, View(mask), pk, pv, 100.0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("device", "queries", "products"), [("cpu", SEQ, 4), ("gpu", SEQ, 2), ("gpu", 1, 4)])
+def test_an_accelerator_multiplies_with_prefix_and_row_at_once(arrays, monkeypatch, device, queries, products):
+    monkeypatch.setattr(jax, "default_backend", lambda: device)
+    q, k, v, pk, pv = arrays
+    view = View(jnp.ones((ROWS, queries, SEQ), bool))
+    run = jax.make_jaxpr(lambda q: attend(q, k, v, view, scale=1.0, prefix_keys=pk, prefix_values=pv))
+    assert str(run(q[:, :queries])).count("dot_general[") == products
 
 
 def test_prefix_is_not_copied_to_rows(arrays):
