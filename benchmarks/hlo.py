@@ -1,4 +1,4 @@
-"""Reads a compiled GPU program as XLA prints it: which kernels a step runs, how often, what each moves and multiplies."""
+"""Reads a GPU program as XLA prints it: which kernels a step runs, how often, what each moves and multiplies."""
 
 import re
 from collections.abc import Iterator
@@ -179,21 +179,11 @@ def _flops(computations, here: _Computation, instruction: _Instruction) -> dict[
         depth = prod(_dims(left)[int(axis)] for axis in contracted.split(",") if axis)
         add(_ARRAY.search(left).group(1), 2.0 * prod(_dims(instruction.shape)) * depth)
     elif "__cudnn$fmha" in instruction.rest:
-        # Logits and outputs; backward both again and the gradients of queries, keys and values.
-        kind = _ARRAY.search(instruction.shape).group(1)
-        keys = _dims(here.instructions[instruction.operands[1]].shape)
-        rows, heads, queries, width = _fused_shape(instruction)
-        length = prod(keys) // (rows * _fused_kv_heads(instruction, keys) * width)
+        # Logits and outputs; backward the logits again and the gradients of both and of their operands.
+        rows, heads, queries, width = _dims(instruction.shape)
+        keys = _dims(here.instructions[instruction.operands[1]].shape)[1]
         products = 5 if "Backward" in instruction.rest else 2
-        add(kind, products * 2.0 * rows * heads * queries * width * length)
+        add(_ARRAY.search(instruction.shape).group(1), products * 2.0 * rows * heads * queries * keys * width)
+    elif "__cublas" in instruction.rest:
+        raise ValueError(f"a product that is not counted: {instruction.name}")
     return total
-
-
-def _fused_shape(instruction: _Instruction) -> list[int]:
-    """Rows, heads, queries and width of cuDNN's attention, from its first output."""
-    return _dims(instruction.shape)
-
-
-def _fused_kv_heads(instruction: _Instruction, keys: list[int]) -> int:
-    rows, _, _, width = _dims(instruction.shape)
-    return keys[2] if keys[0] == rows and keys[3] == width else keys[1]

@@ -11,9 +11,10 @@ def keep_freed_memory() -> bool:
     """Lets the process keep the memory that a step frees, for the next step.
 
     A step on a CPU allocates hundreds of MB and frees them. Given back to the operating system each time, they return
-    page by page, which takes 4 to 10 % of a step. The price is that the process stays as large as it ever was. It is
-    for good, for the whole process, and has no effect on threads that run already, hence on those of a JAX that has
-    looked for its devices.
+    page by page, which takes 4 to 10 % of a step. The price is that the process stays as large as it ever was, which
+    can be a few times a step's need: before version 2.38 glibc does not always find the aligned block that it was just
+    given back. It is for good, for the whole process, and has no effect on threads that run already, hence on those of
+    a JAX that has looked for its devices.
 
     Returns:
       Whether it could: with glibc only, hence on Linux.

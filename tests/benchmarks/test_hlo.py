@@ -1,0 +1,70 @@
+import hlo
+import jax
+import jax.numpy as jnp
+
+# As XLA 0.10 prints a scan of products for a GPU, abridged.
+PROGRAM = """HloModule jit_f
+
+%gemm (parameter_0: bf16[4,16], parameter_1: bf16[16,8]) -> bf16[4,8] {
+  %parameter_0 = bf16[4,16]{1,0} parameter(0)
+  %parameter_1 = bf16[16,8]{1,0} parameter(1)
+  %dot.1 = f32[4,8]{1,0} dot(%parameter_0, %parameter_1), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %convert.1 = bf16[4,8]{1,0} convert(%dot.1)
+}
+
+%slice (param_0.2: bf16[6,16,8], param_1.2: s32[]) -> bf16[1,16,8] {
+  %param_0.2 = bf16[6,16,8]{2,1,0} parameter(0)
+  %param_1.2 = s32[] parameter(1)
+  %constant_0 = s32[] constant(0)
+  ROOT %ds = bf16[1,16,8]{2,1,0} dynamic-slice(%param_0.2, %param_1.2, %constant_0), dynamic_slice_sizes={1,16,8}
+}
+
+%keep (param_0.3: bf16[6,4,8], param_1.3: bf16[4,8], param_2.3: s32[]) -> bf16[6,4,8] {
+  %param_0.3 = bf16[6,4,8]{2,1,0} parameter(0)
+  %param_1.3 = bf16[4,8]{1,0} parameter(1)
+  %param_2.3 = s32[] parameter(2)
+  %bitcast.1 = bf16[1,4,8]{2,1,0} bitcast(%param_1.3)
+  ROOT %dus = bf16[6,4,8]{2,1,0} dynamic-update-slice(%param_0.3, %bitcast.1, %param_2.3)
+}
+
+%body (arg.1: (s32[], bf16[4,16], bf16[6,16,8], bf16[6,4,8])) -> (s32[], bf16[4,16], bf16[6,16,8], bf16[6,4,8]) {
+  %arg.1 = (s32[], bf16[4,16]{1,0}, bf16[6,16,8]{2,1,0}, /*index=3*/bf16[6,4,8]{2,1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%arg.1), index=0
+  %x = bf16[4,16]{1,0} get-tuple-element(%arg.1), index=1
+  %w = bf16[6,16,8]{2,1,0} get-tuple-element(%arg.1), index=2
+  %kept = bf16[6,4,8]{2,1,0} get-tuple-element(%arg.1), index=3
+  %slice.1 = bf16[1,16,8]{2,1,0} fusion(%w, %i), kind=kLoop, calls=%slice
+  %bitcast.2 = bf16[16,8]{1,0} bitcast(%slice.1)
+  %y = bf16[4,8]{1,0} fusion(%x, %bitcast.2), kind=kCustom, calls=%gemm, metadata={op_name="jit(f)/dot"}
+  %kept.1 = bf16[6,4,8]{2,1,0} fusion(%kept, %y, %i), kind=kLoop, calls=%keep
+  ROOT %tuple.1 = (s32[], bf16[4,16]{1,0}, bf16[6,16,8]{2,1,0}, bf16[6,4,8]{2,1,0}) tuple(%i, %x, %w, %kept.1)
+}
+
+ENTRY %main (p.0: bf16[4,16], p.1: bf16[6,16,8], p.2: bf16[6,4,8]) -> bf16[6,4,8] {
+  %p.0 = bf16[4,16]{1,0} parameter(0)
+  %p.1 = bf16[6,16,8]{2,1,0} parameter(1)
+  %p.2 = bf16[6,4,8]{2,1,0} parameter(2)
+  %zero = s32[] constant(0)
+  %t = (s32[], bf16[4,16]{1,0}, bf16[6,16,8]{2,1,0}, bf16[6,4,8]{2,1,0}) tuple(%zero, %p.0, %p.1, %p.2)
+  %loop = (s32[], bf16[4,16]{1,0}, bf16[6,16,8]{2,1,0}, bf16[6,4,8]{2,1,0}) while(%t), condition=%c, body=%body, \
+backend_config={"known_trip_count":{"n":"6"}}
+  ROOT %out = bf16[6,4,8]{2,1,0} get-tuple-element(%loop), index=3
+}
+"""
+
+
+def test_kernels_of_a_loop_are_counted_with_what_they_move_and_multiply():
+    cut, product, keep = hlo.kernels(PROGRAM)
+    assert {kernel.times for kernel in (cut, product, keep)} == {6}
+    # A slice reads what it gives (and its number), an update in place writes what it changes.
+    assert cut.bytes == 2 * (2 * 16 * 8) + 4
+    assert keep.bytes == 2 * (2 * 4 * 8) + 4
+    assert product.bytes == 2 * (4 * 16 + 16 * 8 + 4 * 8)
+    assert (product.flops, cut.flops) == ({"bf16": 2.0 * 4 * 16 * 8}, {})
+    assert product.operation == "jit(f)/dot"
+
+
+def test_a_program_of_this_machine_is_read_too():
+    program = jax.jit(lambda x, w: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0])
+    text = program.lower(jnp.ones((3, 5)), jnp.ones((7, 5, 5))).compile().as_text()
+    assert sum(sum(k.flops.values()) * k.times for k in hlo.kernels(text)) == 7 * 2 * 3 * 5 * 5
