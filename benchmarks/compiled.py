@@ -53,8 +53,11 @@ def abstract_backbone(workload: Workload, rows: list[dict], mesh, attention: str
     """The backbone of a workload without weights: shapes in their place."""
     config_json, tokenizer = SHAPES[workload.model], prepare.make_tokenizer(workload, rows)
     family = family_of(config_json["model_type"])
-    tied = config_json.get("tie_word_embeddings", True)
-    config = family.translate(dict(config_json), set() if tied else {"lm_head.weight"})
+    # The stored names by which a family knows what a model has.
+    weights = {"decoder.final_layer_norm.weight"}
+    if not config_json.get("tie_word_embeddings", True):
+        weights.add("lm_head.weight")
+    config = family.translate(dict(config_json), weights)
     module = build_model(config, DTYPES[workload.dtype], remat, mesh, attention)
     boxed = jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
     params = jax.tree.map(

@@ -103,7 +103,7 @@ def make_loader(experiment: Experiment, examples: list[Encoded], batch_size: int
     lengths = token_counts(examples) if data.balance else None
     order = Order(len(examples), batch_size, experiment.config.seed, data.shuffle, lengths)
     if data.packing:
-        plan = plan_rows(examples, order, row_multiple=multiple)
+        plan = plan_rows(examples, order, row_multiple=multiple, width=experiment.backbone.hidden_size)
     else:
         plan = plan_separate(examples, batch_size, row_multiple=multiple)
     return Loader(examples, order, plan, experiment.encoder.num_words)

@@ -12,9 +12,9 @@ from jaxprompt.data.order import Order
 from jaxprompt.errors import InputError
 from jaxprompt.types import Batch, Inputs
 
-# A row this long spends as much on attention as on everything else. By FLOPs it is 6 times the model's width; the
-# softmax is bound by memory and brings it down, to about this for the base-sized models.
-ATTENTION_LENGTH = 1024
+# A row of so many times the model's width spends as much on attention as on everything else. By FLOPs it is 6; the
+# softmax is bound by memory and brings it down, to about this in the base-sized models.
+ATTENTION_WIDTHS = 4 / 3
 SIMULATED_BATCHES = 200
 # Large batches hardly vary, so fewer tell as much; so do fewer when all that is asked is the better row length.
 SIMULATED_EXAMPLES = 12800
@@ -62,7 +62,12 @@ class RowPlan:
 
 
 def plan_rows(
-    examples: Sequence[Encoded], order: Order, *, row_multiple: int = 1, max_length: int | None = None
+    examples: Sequence[Encoded],
+    order: Order,
+    *,
+    row_multiple: int = 1,
+    max_length: int | None = None,
+    width: int = 768,
 ) -> RowPlan:
     """Chooses static shapes by packing the first batches of an order.
 
@@ -74,6 +79,7 @@ def plan_rows(
       examples: every example to be packed, without its hoisted prefix.
       order: which of them make up each batch.
       max_length: the longest row to consider; by default 4 times the longest example, at least 256.
+      width: of the model's hidden states; the wider, the less attention costs beside the rest.
     """
     sizes, batch_size = _sizes(examples), order.batch_size
     longest = int(sizes[:, 0].max())
@@ -84,8 +90,9 @@ def plan_rows(
     extras = _extras(examples)
     # Whole numbers first: the series may start a little above the longest, and would lose 8 tokens a row.
     candidates = np.unique(_round_up(np.geomspace(longest, limit, ROW_LENGTHS_COMPARED).round(), 8)).tolist()
-    length = min(candidates, key=lambda length: _plan_length(length, sizes, few, row_multiple, extras)[0])
-    return _plan_length(length, sizes, draws, row_multiple, extras)[1]
+    attended = ATTENTION_WIDTHS * width
+    length = min(candidates, key=lambda length: _plan_length(length, sizes, few, row_multiple, extras, attended)[0])
+    return _plan_length(length, sizes, draws, row_multiple, extras, attended)[1]
 
 
 def plan_separate(examples: Sequence[Encoded], batch_size: int, *, row_multiple: int = 1) -> RowPlan:
@@ -102,8 +109,12 @@ def _row_plan(length, rows, row_multiple, slots, targets, decoder, extras) -> Ro
     return RowPlan(decoder, rows, row_multiple, slots, targets, *extras, source_length=length)
 
 
-def _plan_length(length, sizes, draws, row_multiple, extras) -> tuple[float, RowPlan]:
-    """Returns the expected cost of a batch in rows of one length, and the plan."""
+def _plan_length(length, sizes, draws, row_multiple, extras, attended) -> tuple[float, RowPlan]:
+    """Returns the expected cost of a batch in rows of one length, and the plan.
+
+    Args:
+      attended: the length at which attention costs as much as everything else.
+    """
     free = [assign(sizes[draw], len(sizes), (length, *sizes[draw, 1:].sum(axis=0).tolist())) for draw in draws]
     rows = [draw[row] for packed, draw in zip(free, draws, strict=True) for row in packed]
     slots = int(np.quantile([len(row) for row in rows], ROWS_COVERED, method="higher"))
@@ -114,7 +125,7 @@ def _plan_length(length, sizes, draws, row_multiple, extras) -> tuple[float, Row
     large = int(counts.max())
     expected = {small: float(np.where(counts <= small, small, large).mean()) for small in np.unique(counts).tolist()}
     small = min(expected, key=expected.get)
-    cost = expected[small] * (length * (1 + length / ATTENTION_LENGTH) + decoder)
+    cost = expected[small] * (length * (1 + length / attended) + decoder)
     return cost, _row_plan(length, tuple(sorted({small, large})), row_multiple, slots, targets, decoder, extras)
 
 

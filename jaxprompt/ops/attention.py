@@ -15,7 +15,7 @@ from jaxprompt.types import Inputs
 IMPLEMENTATIONS = ("xla", "cudnn")
 # Causal rows of twice this many tokens are attended to in blocks, but in no more than so many: each is compiled.
 QUERY_BLOCK = 128
-ACCELERATOR_QUERY_BLOCK = 512
+ACCELERATOR_QUERY_BLOCK = 256
 QUERY_BLOCKS = 4
 # The widest head that cuDNN's backward pass takes on every GPU that it runs on.
 CUDNN_HEAD_DIM = 128

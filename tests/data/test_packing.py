@@ -185,3 +185,11 @@ def test_a_batch_carries_types_and_branches_only_where_there_are_some():
     assert batch.inputs.types is None and batch.inputs.branches is None
     typed = dataclasses.replace(flat, types=constant(1, 6))
     assert pack([flat], plan_rows([flat, typed], Order(2, 1))).inputs.types is not None
+
+
+def test_a_wide_model_gets_long_rows_where_they_pad_less():
+    examples = [make_example(int(n)) for n in np.random.default_rng(0).integers(340, 480, 400)]
+    order = Order(400, 4, lengths=token_counts(examples))
+    narrow, wide = (plan_rows(examples, order, width=width) for width in (256, 4096))
+    assert narrow.row_length < 500 < wide.row_length
+    assert wide.rows[0] * wide.row_length < 0.9 * narrow.rows[0] * narrow.row_length
