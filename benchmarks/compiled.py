@@ -6,12 +6,13 @@
 
 XLA compiles for a card by its description alone (h100.txtpb). Nothing runs, and no weights are made: what comes out is
 the program, hence its memory, what its kernels move and multiply, and how long that takes at least by the card's
-published speeds. It is no measurement of time. XLA measures variants of its matmuls only on a card; here it takes its
-default ones. Writes results/compiled_h100.jsonl and .md.
+published speeds. It is no measurement of time. Products are cuBLAS's, as XLA tries Triton's in their place only on a
+card. Writes results/compiled_h100.jsonl and .md.
 """
 
 import argparse
 import dataclasses
+import functools
 import statistics
 import time
 from collections import Counter
@@ -49,9 +50,9 @@ BATCHES = 8
 VARIANTS = [("xla", False), ("xla", True), ("cudnn", False), ("cudnn", True)]
 
 
-def abstract_backbone(workload: Workload, rows: list[dict], mesh, attention: str, unroll: bool, remat: str) -> Backbone:
+def abstract_backbone(workload: Workload, tokenizer, mesh, attention: str, unroll: bool, remat: str) -> Backbone:
     """The backbone of a workload without weights: shapes in their place."""
-    config_json, tokenizer = SHAPES[workload.model], prepare.make_tokenizer(workload, rows)
+    config_json = SHAPES[workload.model]
     family = family_of(config_json["model_type"])
     # The stored names by which a family knows what a model has.
     weights = {"decoder.final_layer_norm.weight"}
@@ -90,14 +91,22 @@ def unstacked(params):
     return apart
 
 
+@functools.cache
+def texts_of(name: str, data_root: Path) -> tuple:
+    """The tokenizer of a workload, and rows for some batches."""
+    workload = WORKLOADS["gpu"][name]
+    rows = prepare.shuffled_rows(workload, data_root)
+    tokenizer = prepare.make_tokenizer(workload, rows)
+    if workload.data == "lm":
+        rows = prepare.equal_rows(rows, tokenizer, workload.tokens)
+    return tokenizer, rows[: BATCHES * workload.batch_size]
+
+
 def experiment_of(name: str, args: argparse.Namespace, mesh, attention: str, unroll: bool) -> Experiment:
     """A workload's experiment, its rows in memory."""
-    workload = WORKLOADS["gpu"][name]
-    rows = prepare.shuffled_rows(workload, args.data_root)
-    backbone = abstract_backbone(workload, rows, mesh, attention, unroll, args.remat)
-    if workload.data == "lm":
-        rows = prepare.equal_rows(rows, backbone.tokenizer, workload.tokens)
-    tree = prepare.config_tree(dataclasses.asdict(workload), rows[: BATCHES * workload.batch_size])
+    workload, (tokenizer, rows) = WORKLOADS["gpu"][name], texts_of(name, args.data_root)
+    backbone = abstract_backbone(workload, tokenizer, mesh, attention, unroll, args.remat)
+    tree = prepare.config_tree(dataclasses.asdict(workload), rows)
     # A start that asks for no weights.
     tree["method"]["init"] = {"type": "uniform"}
     return build_experiment(jaxprompt.load_config(tree), backbone)
@@ -118,7 +127,8 @@ def compile_step(experiment: Experiment, data: TrainingData, batch):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
     state = placed(jax.eval_shape(start), replicated(mesh))
-    return step.jitted.lower(placed(frozen, replicated(mesh)), state, placed(batch, row_sharding(mesh))).compile()
+    lowered = step.jitted.lower(placed(frozen, replicated(mesh)), state, placed(batch, row_sharding(mesh)))
+    return lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False})
 
 
 def measure(name: str, args: argparse.Namespace, mesh, attention: str, unroll: bool) -> dict:

@@ -185,5 +185,8 @@ def _flops(computations, here: _Computation, instruction: _Instruction) -> dict[
         products = 5 if "Backward" in instruction.rest else 2
         add(_ARRAY.search(instruction.shape).group(1), products * 2.0 * rows * heads * queries * keys * width)
     elif "__cublas" in instruction.rest:
-        raise ValueError(f"a product that is not counted: {instruction.name}")
+        left = here.instructions[instruction.operands[0]].shape
+        contracted = instruction.attribute(r'"lhs_contracting_dimensions":\[([^\]]*)\]')
+        depth = prod(_dims(left)[int(axis.strip(' "'))] for axis in contracted.split(","))
+        add(_ARRAY.search(left).group(1), 2.0 * prod(_dims(instruction.shape)) * depth)
     return total

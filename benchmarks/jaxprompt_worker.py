@@ -29,7 +29,7 @@ class Side:
     def __init__(self, folder: Path):
         self.folder, self.workload = folder, json.loads((folder / "workload.json").read_text())
 
-    def setup(self, remat: str | None, attention: str, unroll: bool, accumulate: int, steps: int) -> dict:
+    def setup(self, remat: str | None, attention: str, unroll: bool | None, accumulate: int, steps: int) -> dict:
         """Loads everything and compiles for the batches of `steps` steps.
 
         Writes the starting values to init.npz and each step's row numbers to batches.npy, for the other side.
@@ -81,7 +81,7 @@ class Side:
             "flops_per_step": sum(count.total for count in counts) / steps,
             "remat": config.train.remat,
             "attention": attention,
-            "unroll": unroll,
+            "unroll": experiment.backbone.unrolled,
             "accumulate": accumulate,
             "devices": common.jax_devices(),
         }

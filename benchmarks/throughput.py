@@ -96,7 +96,7 @@ def measure(args: argparse.Namespace) -> dict:
         "dtype": args.dtype,
         "remat": args.remat,
         "attention": args.attention,
-        "unroll": args.unroll,
+        "unroll": experiment.backbone.unrolled,
         "steps": len(seconds),
         "row_shapes": sorted(map(list, seen)),
         "examples_per_second": args.batch_size * len(seconds) / total,
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=0.01, help="of AdamW (default 0.01)")
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="dots", help="as train.remat")
     parser.add_argument("--attention", choices=("xla", "cudnn"), default="xla", help="as attention")
-    parser.add_argument("--unroll", action="store_true", help="as unroll")
+    parser.add_argument("--unroll", action=argparse.BooleanOptionalAction, help="as unroll (default: its own)")
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     args = parser.parse_args()

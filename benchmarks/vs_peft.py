@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="steps per round (default: the workload's)")
     parser.add_argument("--threads", type=int, help="PyTorch's threads on a CPU (default: all cores)")
     parser.add_argument("--attention", choices=("xla", "cudnn"), default="xla", help="jaxprompt's attention")
-    parser.add_argument("--unroll", action="store_true", help="jaxprompt's layers one by one, not in a loop")
+    parser.add_argument("--unroll", action=argparse.BooleanOptionalAction, help="jaxprompt's unroll (default: its own)")
     parser.add_argument("--remat", choices=("none", "dots", "full"), help="jaxprompt's train.remat (default: its own)")
     parser.add_argument("--peft-setting", help='skip the trials: "sdpa", "sdpa-causal", "eager", "sdpa-compile", ...')
     parser.add_argument("--compile", action="store_true", help="try torch.compile on a CPU too")

@@ -82,6 +82,11 @@ class Backbone:
         return isinstance(self.config, Seq2SeqConfig)
 
     @property
+    def unrolled(self) -> bool:
+        """Whether every layer has weights of its own, see `load_backbone`."""
+        return "0" in (self.params["decoder"] if self.seq2seq else self.params)["layers"]
+
+    @property
     def vocab_size(self) -> int:
         """Rows of the word embedding; ids from here on are soft tokens."""
         return self.config.vocab_size
@@ -251,7 +256,7 @@ def load_backbone(
     remat: str = "dots",
     quantize: str | None = None,
     attention: str = "xla",
-    unroll: bool = False,
+    unroll: bool | None = None,
 ) -> Backbone:
     """Loads a frozen model from Hugging Face files, or makes one of a published shape with random weights.
 
@@ -267,10 +272,9 @@ def load_backbone(
         hardly changes a prompt's gradient (mean cosine 0.996 to 0.999 on two small models); int4 does (0.72 to 0.95).
       attention: how it is computed: "xla", on any device; "cudnn", by cuDNN's flash attention on an NVIDIA GPU, in
         bfloat16 or float16, whose memory does not grow with the square of the row.
-      unroll: gives every layer weights of its own and code of its own, where they are else one stack and one loop. The
-        loop copies weights out of the stack and what it keeps into another. Unrolled, text is generated up to twice as
-        fast and a train step takes 0.86 to 1.0 of the time on a CPU, for up to 1.6 times the step's memory there and
-        1.1 to 2 times the compilation.
+      unroll: gives every layer weights and code of its own, where they are else one stack and one loop, which copies
+        weights out of the stack and what it keeps into another. Faster, above all text generation, and several times
+        longer to compile; on a CPU a train step takes more memory. None: on a GPU that holds all weights.
 
     Raises:
       InputError: a missing model, a feature or family that is not supported, or files that do not fit the config.
@@ -297,7 +301,7 @@ def load_backbone(
         family=family.name,
         config=config,
         module=module,
-        params=unstack(params) if unroll else params,
+        params=_laid_out(params, unroll, mesh),
         mesh=mesh,
         fingerprint=fingerprint(checkpoint, config, used),
         dtype=kind,
@@ -317,7 +321,7 @@ def random_backbone(
     remat: str = "dots",
     quantize: str | None = None,
     attention: str = "xla",
-    unroll: bool = False,
+    unroll: bool | None = None,
 ) -> Backbone:
     """Returns a backbone with random weights, for tests and throughput measurements; arguments as `load_backbone`."""
     name, read = f"random:{seed}", lambda: tokenizer
@@ -333,12 +337,20 @@ def _random(ref, family, config, seed, tokenizer, dtype, mesh, remat, quantize, 
         family=family,
         config=config,
         module=module,
-        params=unstack(params) if unroll else params,
+        params=_laid_out(params, unroll, mesh),
         mesh=mesh,
         fingerprint=hashlib.sha256(f"{config!r} {seed}".encode()).hexdigest()[:16],
         dtype=module.dtype,
         read_tokenizer=tokenizer,
     )
+
+
+def _laid_out(params: Any, unroll: bool | None, mesh: Mesh) -> Any:
+    """The parameters as `load_backbone` says."""
+    if unroll is None:
+        # Split weights are gathered before use; a loop bounds how many layers' are at a time.
+        unroll = mesh.devices.flat[0].platform == "gpu" and mesh.shape["fsdp"] == 1
+    return unstack(params) if unroll else params
 
 
 def _dtype(name: str) -> Any:

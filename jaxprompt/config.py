@@ -131,8 +131,9 @@ class Config(Section):
     attention: Literal["xla", "cudnn"] = Field(
         "xla", description="how attention is computed: by XLA anywhere, or by cuDNN on a GPU in 16 bits"
     )
-    unroll: bool = Field(
-        False, description="layers one by one, not in a loop: faster, slower to compile, on a CPU more memory"
+    unroll: bool | None = Field(
+        None,
+        description="layers one by one, not in a loop: faster, longer to compile; unset: on a GPU with all weights",
     )
     template: str = Field(description='layout of an example, such as "{soft:20} {text} It was {target}"')
     method: MethodConfig = MethodConfig()

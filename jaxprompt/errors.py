@@ -1,11 +1,12 @@
 """The one exception for bad input, and the help its messages give."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
-    """Bad config, data, weights or prompt file.
+    """Bad config, data, weights or prompt file, or more asked for than the machine has memory for.
 
     The message is one line that names the thing, the value and the remedy. The command line prints it and exits
     with status 2.
@@ -19,3 +20,15 @@ def did_you_mean(value: str, options: Iterable[str]) -> str:
     if near:
         return f" (did you mean {near[0]!r}?)"
     return f" (choose from: {', '.join(options)})" if options else ""
+
+
+@contextmanager
+def within_memory(remedy: str) -> Iterator[None]:
+    """Turns a device's failure to find memory for what is done inside into an InputError that names the remedy."""
+    try:
+        yield
+    except RuntimeError as error:  # as jax.errors.JaxRuntimeError is; this module stays free of JAX
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        found = str(error).partition("RESOURCE_EXHAUSTED: ")[2].splitlines()[0].rstrip(".")
+        raise InputError(f"not enough device memory ({found}): {remedy}") from error

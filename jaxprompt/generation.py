@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxprompt.data.tokens import text_tokenizer
 from jaxprompt.decoding import Search, decode
-from jaxprompt.errors import InputError
+from jaxprompt.errors import InputError, within_memory
 from jaxprompt.prompt import Prompt
 from jaxprompt.types import Inputs, Prefix
 
@@ -105,8 +105,9 @@ def generate(
             places = np.broadcast_to(np.arange(source.shape[1], dtype=np.int32), source.shape)
             conditioning["source"] = Inputs(source, places, (places < source_lengths[:, None]).astype(np.int32))
         key = jax.random.fold_in(jax.random.key(seed), first)
-        tokens, _ = decode(backbone, search, ids, lengths, key=key, **conditioning)
-        written += [_text(backbone, c, t, search.eos) for c, t in zip(contexts[here], np.asarray(tokens), strict=False)]
+        with within_memory("lower batch_size, num_beams or max_new_tokens"):
+            tokens = np.asarray(decode(backbone, search, ids, lengths, key=key, **conditioning)[0])
+        written += [_text(backbone, c, t, search.eos) for c, t in zip(contexts[here], tokens, strict=False)]
     return written
 
 

@@ -10,7 +10,7 @@ from jaxprompt.backbone import Backbone, load_backbone
 from jaxprompt.config import Config
 from jaxprompt.data.encoded import Encoded
 from jaxprompt.dataset import evaluation_data, hoist, read_validation
-from jaxprompt.errors import InputError
+from jaxprompt.errors import InputError, within_memory
 from jaxprompt.evaluation import Evaluation, evaluate
 from jaxprompt.experiment import Experiment, build, configured_backbone, run_config
 from jaxprompt.generation import generate, rows_of
@@ -51,9 +51,10 @@ def score(experiment: Experiment, prompt: Prompt, examples: list[Encoded]) -> Ev
     data = evaluation_data(experiment, examples)
     trainable = jax.tree.map(jnp.asarray, {"prompt": prompt.arrays, "head": prompt.head})
     sharding = row_sharding(experiment.backbone.mesh)
-    return evaluate(
-        make_eval_step(forward), trainable, data.batches(), lambda batch: jax.device_put(batch, sharding), data.size
-    )
+    with within_memory("set mesh.fsdp or mesh.tensor, or use a machine with more"):
+        return evaluate(
+            make_eval_step(forward), trainable, data.batches(), lambda batch: jax.device_put(batch, sharding), data.size
+        )
 
 
 def evaluate_run(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprompt.backbone import load_backbone, random_backbone
+from jaxprompt.backbone import _laid_out, load_backbone, random_backbone
 from jaxprompt.errors import InputError
 from jaxprompt.padded import _forward
 from jaxprompt.prompt import Prompt
@@ -241,6 +241,22 @@ def test_parameters_are_arguments_of_the_program():
     stories = load_backbone(GOLDEN / "stories260K")
     lowered = _forward.lower(stories.module, True, stories.params, IDS, np.ones_like(IDS), None, None)
     assert len(lowered.as_text()) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("platform", "fsdp", "asked", "unrolled"),
+    [("gpu", 1, None, True), ("gpu", 2, None, False), ("gpu", 1, False, False), ("cpu", 1, None, False)],
+)
+def test_layers_are_unrolled_by_default_where_a_gpu_has_all_weights(platform, fsdp, asked, unrolled):
+    mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]), shape={"fsdp": fsdp})
+    params = {"layers": {"w": jnp.zeros((2, 3))}}
+    assert ("0" in _laid_out(params, asked, mesh)["layers"]) == unrolled
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+@pytest.mark.parametrize("unroll", [None, True])
+def test_a_backbone_tells_whether_its_layers_are_unrolled(name, unroll):
+    assert load_backbone(GOLDEN / name, unroll=unroll).unrolled == (unroll is True)
 
 
 def test_random_backbone_is_deterministic(llama):

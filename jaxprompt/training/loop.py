@@ -14,7 +14,7 @@ import numpy as np
 from jaxprompt import config as configs
 from jaxprompt.config import Config
 from jaxprompt.dataset import TrainingData
-from jaxprompt.errors import InputError
+from jaxprompt.errors import InputError, within_memory
 from jaxprompt.evaluation import evaluate
 from jaxprompt.experiment import Experiment, build
 from jaxprompt.prompt import Prompt, load_prompt, save_prompt
@@ -23,6 +23,11 @@ from jaxprompt.sharding import replicated, row_sharding
 from jaxprompt.training.checkpoint import Checkpoints
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import TrainState, init_state, make_eval_step, make_train_step
+
+TOO_LARGE = (
+    "set train.remat=full or split over more devices (mesh), with which the same run goes on; in a new run raise "
+    "train.accumulate or lower train.batch_size or train.eval_batch_size"
+)
 
 
 @dataclass(frozen=True)
@@ -104,9 +109,10 @@ class _Run:
             metrics_file = MetricsFile(self.run_dir / "metrics.jsonl", start)
             self.eval_step = make_eval_step(forward, frozen)
             try:
-                state = self._loop(
-                    make_train_step(forward, optimizer, frozen), self.place_state(state), checkpoints, metrics_file
-                )
+                with within_memory(TOO_LARGE):
+                    state = self._loop(
+                        make_train_step(forward, optimizer, frozen), self.place_state(state), checkpoints, metrics_file
+                    )
             finally:
                 self.reporter.stop()
                 metrics_file.close()

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -257,6 +258,25 @@ def test_a_diverging_run_stops_with_advice(stories, rows, tmp_path, quiet):
     tree = config(rows, tmp_path / "run", optimizer={"name": "sgd", "learning_rate": 1e38, "weight_decay": 1e38})
     with pytest.raises(InputError, match=r"the loss is (nan|inf) by step .*learning_rate"):
         jaxprompt.train(tree, backbone=stories, reporter=quiet)
+
+
+def test_a_step_that_finds_no_memory_stops_with_advice(stories, rows, tmp_path, quiet, monkeypatch):
+    tree = config(rows, tmp_path / "run", train={"eval_every": 2, "checkpoint_every": 2})
+    real = loop.make_train_step
+
+    def hungry(*args):
+        step = real(*args)
+        return lambda state, batch: step(state, batch) if int(state.step) < 3 else jnp.zeros(1 << 50, jnp.int8)
+
+    monkeypatch.setattr(loop, "make_train_step", hungry)
+    with pytest.raises(
+        InputError, match=r"not enough device memory \(.*1125899906842624 bytes\): set train.remat=full"
+    ):
+        jaxprompt.train(tree, backbone=stories, reporter=quiet)
+    monkeypatch.undo()
+    tree["train"]["remat"] = "full"
+    assert jaxprompt.train(tree, backbone=stories, reporter=quiet).metrics["step"] == 12
+    assert [r["step"] for r in records(tmp_path / "run") if "loss" in r] == [2, 4, 6, 8, 10, 12]
 
 
 @pytest.mark.parametrize(
