@@ -11,6 +11,7 @@ import pytest
 
 from jaxprompt.backbone import _laid_out, load_backbone, random_backbone
 from jaxprompt.errors import InputError
+from jaxprompt.ops.attention import joined_padding
 from jaxprompt.padded import _forward
 from jaxprompt.prompt import Prompt
 from jaxprompt.types import Inputs, Prefix
@@ -91,9 +92,12 @@ def test_prefill_continues_a_prefix(llama):
     close(continued.values, whole.values)
 
 
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
 @pytest.mark.parametrize("name", ["gpt2", "llama3-tied-biases"])
-def test_a_prompt_beside_the_rows_equals_a_prefilled_one(decoders, name):
-    """Behind a hard prefix, at some positions and at all of them."""
+def test_a_prompt_beside_the_rows_equals_a_prefilled_one(decoders, name, device, monkeypatch):
+    """Behind a hard prefix, at some positions and at all of them; for a GPU with padding behind the rows."""
+    monkeypatch.setattr(jax, "default_backend", lambda: device)
+    assert (joined_padding(3 + np.size(IDS)) > 0) == (device == "gpu")
     backbone, soft, prompt = decoders[name], soft_prompt(2), jnp.asarray([V, 5, V + 1])
     at = jnp.asarray([[1, 2], [2, 0]])
 

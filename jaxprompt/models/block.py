@@ -157,7 +157,7 @@ class Attention(nn.Module):
             keys, values = cache[0][layer], cache[1][layer]
         out = see(q, keys, values, view, prefix_keys=prefix[0], prefix_values=prefix[1])
         if prompt is not None:
-            out = joined.join(prompt, out)
+            out = joined.join(prompt, out, joined.padding)
         return self.out(out.reshape(*out.shape[:2], cfg.num_heads * cfg.head_dim)), (k, v), cache
 
 

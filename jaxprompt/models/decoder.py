@@ -17,7 +17,7 @@ from jaxprompt.models.block import Block, BlockConfig, make_norm
 from jaxprompt.models.layers import Linear, Table, embed_ids, linear
 from jaxprompt.models.rotary import Rotary
 from jaxprompt.models.stack import is_last, run_layers
-from jaxprompt.ops.attention import Joined, View, visibility, windowed
+from jaxprompt.ops.attention import Joined, View, joined_padding, visibility, windowed
 from jaxprompt.sharding import constrain_rows, row_shards
 from jaxprompt.types import Inputs, Prefix, prefix_length
 
@@ -161,9 +161,11 @@ class Decoder(nn.Module):
         if prompt is None:
             return self._finish(self._run(inputs, soft, prefix, self._views(inputs, start), at=at)[0])
         ahead = _sequence(prompt, start)
-        both = jax.tree.map(Joined.join, ahead, Inputs(inputs.ids, inputs.positions, inputs.segments))
+        padding = joined_padding(ahead.ids.size + inputs.ids.size)
+        rows = Inputs(inputs.ids, inputs.positions, inputs.segments)
+        both = jax.tree.map(partial(Joined.join, padding=padding), ahead, rows)
         views = self._views(inputs, start + ahead.ids.shape[1])
-        before = self._views(ahead, start), inputs.ids.shape[0]
+        before = self._views(ahead, start), inputs.ids.shape[0], padding
         return self._finish(self._run(both, soft, prefix, views, at=at, ahead=before)[0])
 
     def decode(
@@ -223,7 +225,8 @@ class Decoder(nn.Module):
     def _run(self, inputs, soft, prefix, views, cache=None, slots=None, keep_kv=False, at=None, ahead=None):
         """Returns hidden states before the final norm, all layers' new (keys, values) or None, the updated cache.
 
-        With `ahead`, a prompt's views and the number of rows, the inputs are that prompt and the rows end to end.
+        With `ahead`, a prompt's views, the number of rows and the padding behind them, the inputs are that prompt and
+        the rows end to end.
         """
         cfg = self.config
         x = self.embed(inputs.ids, soft)
@@ -242,7 +245,7 @@ class Decoder(nn.Module):
         if prefix is not None:
             prefix = jax.tree.map(lambda array: array.astype(self.dtype), prefix)
         interleaved = cfg.rotary is not None and cfg.rotary.interleaved
-        before, rows = ((None, None), 0) if ahead is None else ahead
+        before, rows, padding = ((None, None), 0, 0) if ahead is None else ahead
 
         def step(block, carry, prefix_kv, layer):
             x, cache = carry
@@ -254,7 +257,7 @@ class Decoder(nn.Module):
                 x,
                 view,
                 at=at if last else None,
-                joined=None if ahead is None else Joined(prompt_view, prompt_view.row.shape[1], rows),
+                joined=None if ahead is None else Joined(prompt_view, prompt_view.row.shape[1], rows, padding),
                 rows_only=last and ahead is not None,
                 angles=turned,
                 interleaved=interleaved,
