@@ -273,8 +273,8 @@ def load_backbone(
       attention: how it is computed: "xla", on any device; "cudnn", by cuDNN's flash attention on an NVIDIA GPU, in
         bfloat16 or float16, whose memory does not grow with the square of the row.
       unroll: gives every layer weights and code of its own, where they are else one stack and one loop, which copies
-        weights out of the stack and what it keeps into another. Faster, above all text generation, and several times
-        longer to compile; on a CPU a train step takes more memory. None: on a GPU that holds all weights.
+        weights out of the stack and what it keeps into another. Faster, above all text generation; 1.2 to 3
+        times as long to compile, and on a CPU a train step takes more memory. None: on a GPU that holds all weights.
 
     Raises:
       InputError: a missing model, a feature or family that is not supported, or files that do not fit the config.
