@@ -36,9 +36,8 @@ from jaxprompt.dataset import TrainingData
 from jaxprompt.experiment import Experiment
 from jaxprompt.experiment import build as build_experiment
 from jaxprompt.models import build as build_model
-from jaxprompt.models import init_params
 from jaxprompt.models.families import family_of
-from jaxprompt.sharding import MESH_AXES, param_shardings, replicated, row_sharding
+from jaxprompt.sharding import MESH_AXES, replicated, row_sharding
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import TrainState, make_train_step
 
@@ -60,12 +59,7 @@ def abstract_backbone(workload: Workload, tokenizer, mesh, attention: str, unrol
         weights.add("lm_head.weight")
     config = family.translate(dict(config_json), weights)
     module = build_model(config, DTYPES[workload.dtype], remat, mesh, attention)
-    boxed = jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
-    params = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        jax.tree.map(lambda box: box.unbox(), boxed, is_leaf=lambda x: hasattr(x, "unbox")),
-        param_shardings(boxed, mesh),
-    )
+    params = flops.stacked_shapes(module)
     return Backbone(
         ref=workload.model,
         family=family.name,

@@ -1,7 +1,7 @@
 """How many FLOPs a step of prompt tuning needs, counted on real tokens: padding and recomputation earn nothing."""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from math import prod
 
 import flax.linen as nn
@@ -49,8 +49,7 @@ def step_flops(experiment: Experiment, hoisted: tuple[int, ...], batch: Batch) -
       hoisted: the leading ids that were taken off the examples (`TrainingData.hoisted`).
     """
     backbone, prefix_tuning = experiment.backbone, experiment.config.method.name == "prefix"
-    # Shapes alone, of stacked layers, however the weights are kept.
-    params = nn.meta.unbox(jax.eval_shape(partial(init_params, backbone.module), jax.random.key(0)))
+    params = stacked_shapes(backbone.module)
     learned = experiment.config.method.length if prefix_tuning else 0
     if backbone.seq2seq:
         sides = backbone.config.encoder, backbone.config.decoder
@@ -83,6 +82,12 @@ def step_flops(experiment: Experiment, hoisted: tuple[int, ...], batch: Batch) -
     constant = len(hard) * ((depth - 1) * (tokens + shared) + last)
     attention = _per_pair(backbone.config) / depth * (12.0 * ((depth - 1) * below + at_last) + 8.0 * constant)
     return StepFlops(layers, attention, _head(experiment, batch), tokens + shared, shared)
+
+
+@cache
+def stacked_shapes(module: nn.Module) -> dict:
+    """The shapes of a model's parameters, its layers stacked, however a backbone keeps them."""
+    return nn.meta.unbox(jax.eval_shape(partial(init_params, module), jax.random.key(0)))
 
 
 def _scored(experiment: Experiment, batch: Batch) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Reads a GPU program as XLA prints it: which kernels a step runs, how often, what each moves and multiplies."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
@@ -162,31 +163,21 @@ def _written(computations, instruction: _Instruction) -> int:
     return of(inside.root)
 
 
-def _flops(computations, here: _Computation, instruction: _Instruction) -> dict[str, float]:
-    total: dict[str, float] = {}
-
-    def add(kind: str, count: float) -> None:
-        total[kind] = total.get(kind, 0.0) + count
-
+def _flops(computations, here: _Computation, instruction: _Instruction) -> Counter:
+    total: Counter = Counter()
     inside = _called(computations, instruction)
     if inside is not None:
         for part in inside.instructions.values():
-            for kind, count in _flops(computations, inside, part).items():
-                add(kind, count)
-    elif instruction.opcode == "dot":
+            total.update(_flops(computations, inside, part))
+    elif instruction.opcode == "dot" or "__cublas" in instruction.rest:
         left = here.instructions[instruction.operands[0]].shape
-        contracted = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}") or ""
-        depth = prod(_dims(left)[int(axis)] for axis in contracted.split(",") if axis)
-        add(_ARRAY.search(left).group(1), 2.0 * prod(_dims(instruction.shape)) * depth)
+        contracted = instruction.attribute(r'lhs_contracting_dim(?:ension)?s(?:=\{|":\[)([^}\]]*)')
+        depth = prod(_dims(left)[int(axis)] for axis in re.findall(r"\d+", contracted or ""))
+        total[_ARRAY.search(left).group(1)] += 2.0 * prod(_dims(instruction.shape)) * depth
     elif "__cudnn$fmha" in instruction.rest:
         # Logits and outputs; backward the logits again and the gradients of both and of their operands.
         rows, heads, queries, width = _dims(instruction.shape)
         keys = _dims(here.instructions[instruction.operands[1]].shape)[1]
         products = 5 if "Backward" in instruction.rest else 2
-        add(_ARRAY.search(instruction.shape).group(1), products * 2.0 * rows * heads * queries * keys * width)
-    elif "__cublas" in instruction.rest:
-        left = here.instructions[instruction.operands[0]].shape
-        contracted = instruction.attribute(r'"lhs_contracting_dimensions":\[([^\]]*)\]')
-        depth = prod(_dims(left)[int(axis.strip(' "'))] for axis in contracted.split(","))
-        add(_ARRAY.search(left).group(1), 2.0 * prod(_dims(instruction.shape)) * depth)
+        total[_ARRAY.search(instruction.shape).group(1)] += products * 2.0 * rows * heads * queries * keys * width
     return total

@@ -1,4 +1,4 @@
-"""Runs the equal layers of a stack over their stacked parameters."""
+"""Runs the equal layers of a stack, over stacked parameters or parameters of their own."""
 
 import itertools
 from collections.abc import Callable
@@ -104,8 +104,7 @@ def run_layers(
         return step(free.bind({"params": weights}), carry, jax.tree.map(take, shared), layer)
 
     def alone(carry, layer):
-        # Between layers that all stand by themselves only this keeps the compiler from keeping what is to be computed
-        # again.
+        # In straight-line code the compiler would merge what is computed again with its first time, and keep it.
         run = jax.checkpoint(partial(one, layer=layer), policy=REMAT_POLICIES[remat], prevent_cse=unrolled)
         carry, out = run(carry)
         return carry, jax.tree.map(lambda x: x[None], out)

@@ -215,14 +215,13 @@ def attend(
 
 def _joined(k, v, view, prefix_keys, prefix_values):
     """The keys and values of prefix and row as those of the row, and what is seen of them."""
-    rows, queries, _ = view.row.shape
-    rows, prefix = max(rows, k.shape[0]), prefix_keys.shape[0]
+    prefix = prefix_keys.shape[0]
     k, v = (
-        jnp.concatenate([jnp.broadcast_to(ahead, (rows, *ahead.shape)), own], axis=1)
+        jnp.concatenate([jnp.broadcast_to(ahead, (k.shape[0], *ahead.shape)), own], axis=1)
         for ahead, own in ((prefix_keys, k), (prefix_values, v))
     )
     ahead = jnp.ones((1, 1, 1), bool) if view.prefix is None else view.prefix
-    seen = jnp.concatenate([jnp.broadcast_to(ahead, (view.row.shape[0], queries, prefix)), view.row], axis=2)
+    seen = jnp.concatenate([jnp.broadcast_to(ahead, (*view.row.shape[:2], prefix)), view.row], axis=2)
     bias = view.row_bias
     if bias is not None:
         ahead = jnp.zeros((1, 1, 1, 1), bias.dtype) if view.prefix_bias is None else view.prefix_bias

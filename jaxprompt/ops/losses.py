@@ -23,20 +23,24 @@ def gather_positions(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _tile(head: Callable, params, hidden, ids):
-    logits = head(params, hidden)
-    chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits, axis=-1)
+    return _chosen(head(params, hidden), ids)[0]
+
+
+def _chosen(logits, ids):
+    """The log-probability of each id, and the logarithm of what it is divided by, with an axis of 1 behind."""
+    total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    return (jnp.take_along_axis(logits, ids[..., None], axis=-1) - total)[..., 0], total
 
 
 def _tile_forward(head, params, hidden, ids):
     # A token's log-probability depends on its own hidden state alone, so one backward pass with ones gives every
     # token's gradient now, while the logits are at hand: nothing of vocabulary size is kept or computed twice.
     logits, backward = jax.vjp(lambda h: head(params, h), hidden)
-    total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    logprob, total = _chosen(logits, ids)
     # The gradient of the chosen logit minus `total`, in one pass over the logits: JAX's own rules take four.
     is_chosen = jax.lax.broadcasted_iota(ids.dtype, logits.shape, logits.ndim - 1) == ids[..., None]
     (gradient,) = backward(is_chosen - jnp.exp(logits - total))
-    return jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0] - total[..., 0], gradient
+    return logprob, gradient
 
 
 def _tile_backward(head, gradient, cotangent):

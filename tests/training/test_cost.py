@@ -14,12 +14,11 @@ from jaxprompt.config import load_config
 from jaxprompt.data.sources import read_rows
 from jaxprompt.dataset import TrainingData
 from jaxprompt.experiment import build
-from jaxprompt.models.stack import unstack
 from jaxprompt.sharding import replicated, row_sharding
 from jaxprompt.training.step import init_state, make_train_step
 from jaxprompt.weights.reference import in_package
 from tests.flops import flops, products, total
-from tests.training.test_step import GENERATION, ONE_TOKEN, PREFIX, SEVERAL_TOKENS, prepared
+from tests.training.test_step import GENERATION, ONE_TOKEN, PREFIX, SEVERAL_TOKENS, prepared, unrolled
 
 QUICKSTART = "package:jaxprompt/quickstart/banking77_train.csv"
 
@@ -138,8 +137,7 @@ def test_the_last_layer_is_computed_at_scored_positions_alone(decoder, rows):
 
 def test_unrolled_layers_cost_what_the_loop_does(decoder, rows):
     backbone, template = decoder(), "{soft:5}{text}{target}"
-    unrolled = dataclasses.replace(backbone, params=unstack(jax.tree.map(jnp.copy, backbone.params)))
-    assert step_flops(unrolled, rows, template) == step_flops(backbone, rows, template)
+    assert step_flops(unrolled(backbone), rows, template) == step_flops(backbone, rows, template)
 
 
 def test_nothing_below_a_learned_prefix_asks_for_a_gradient(decoder, rows):
