@@ -119,7 +119,8 @@ def generate_from(
         if prompt.info["objective"]["type"] != "generation":
             raise InputError(f"run {source!r} answers with labels: use `jaxprompt predict`")
         # Every token reads all weights, of which a loop over the layers would make a copy first.
-        config = config.model_copy(update={"unroll": True})
+        if config.unroll is None:
+            config = config.model_copy(update={"unroll": True})
         return generate(configured_backbone(config), texts, prompt, **options)
     if overrides:
         raise InputError(f"{overrides[0]!r} is for a run, {source!r} is a model: leave it out")

@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 import jaxprompt
 from jaxprompt import config as configs
+from jaxprompt import prediction
 from jaxprompt.cli import main
 from tests.conftest import MINILM, REVIEWS, STORIES
 
@@ -354,6 +355,14 @@ OPTIONS = {
     ],
     "quickstart": ["--run-dir", "KEY=VALUE", "--json"],
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(("argv", "unrolled"), [([], True), (["unroll=false"], False)])
+def test_generate_unrolls_the_layers_unless_told_not_to(here, capsys, monkeypatch, argv, unrolled):
+    seen = []
+    monkeypatch.setattr(prediction, "generate", lambda backbone, *args, **kwargs: seen.append(backbone) or ["x"])
+    run(capsys, "generate", "writing", "--text", "a gem", *argv)
+    assert [backbone.unrolled for backbone in seen] == [unrolled]
 
 
 @pytest.mark.parametrize("command", OPTIONS)
