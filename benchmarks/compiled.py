@@ -32,12 +32,12 @@ from workloads import WORKLOADS, Workload
 
 import jaxprompt
 from jaxprompt.backbone import DTYPES, Backbone
-from jaxprompt.dataset import TrainingData
-from jaxprompt.experiment import Experiment
-from jaxprompt.experiment import build as build_experiment
+from jaxprompt.experiment.build import Experiment
+from jaxprompt.experiment.build import build as build_experiment
+from jaxprompt.experiment.data import TrainingData
+from jaxprompt.machine.sharding import MESH_AXES, replicated, row_sharding
 from jaxprompt.models import build as build_model
 from jaxprompt.models.families import family_of
-from jaxprompt.sharding import MESH_AXES, replicated, row_sharding
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import TrainState, make_train_step
 

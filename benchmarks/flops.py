@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxprompt.data.hoisting import split_constant
-from jaxprompt.experiment import Experiment
+from jaxprompt.experiment.build import Experiment
 from jaxprompt.models import init_params
 from jaxprompt.ops.attention import visibility
+from jaxprompt.text.hoisting import split_constant
 from jaxprompt.types import Batch, Inputs
 
 FORMULA = """\

@@ -14,10 +14,10 @@ import worker
 from prepare import config_tree
 
 import jaxprompt
-from jaxprompt.dataset import TrainingData
-from jaxprompt.experiment import build
-from jaxprompt.host import keep_freed_memory
-from jaxprompt.sharding import replicated, row_sharding
+from jaxprompt.experiment.build import build
+from jaxprompt.experiment.data import TrainingData
+from jaxprompt.machine.host import keep_freed_memory
+from jaxprompt.machine.sharding import replicated, row_sharding
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import init_state, make_train_step
 from jaxprompt.types import Batch

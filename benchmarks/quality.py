@@ -20,11 +20,11 @@ import common
 import numpy as np
 
 from jaxprompt import generate, load_backbone, load_config, train
-from jaxprompt.dataset import read_validation
-from jaxprompt.experiment import Experiment, build
-from jaxprompt.prediction import score
-from jaxprompt.prompt import Prompt
-from jaxprompt.report import Reporter
+from jaxprompt.experiment.build import Experiment, build
+from jaxprompt.experiment.data import read_validation
+from jaxprompt.inference.predict import score
+from jaxprompt.prompts import Prompt
+from jaxprompt.reports.terminal import Reporter
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 STORY = "Once upon a time"

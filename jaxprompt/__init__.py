@@ -9,29 +9,31 @@ if TYPE_CHECKING:
     from jaxprompt.backbone import Backbone, load_backbone
     from jaxprompt.config import Config, load_config
     from jaxprompt.errors import InputError
-    from jaxprompt.generation import generate
-    from jaxprompt.prompt import Prompt, load_prompt, save_prompt
+    from jaxprompt.inference.generate import generate
+    from jaxprompt.prompts import Prompt, load_prompt, save_prompt
+    from jaxprompt.scoring.evaluate import make_eval_step
+    from jaxprompt.scoring.forward import Forward
     from jaxprompt.training.loop import Result, train
-    from jaxprompt.training.step import Forward, TrainState, init_state, make_eval_step, make_train_step
+    from jaxprompt.training.step import TrainState, init_state, make_train_step
 
 # Each public name and its module. They load when first used, so that importing jaxprompt is quick and touches no
 # device.
 _HOMES = {
     "Backbone": "backbone",
     "Config": "config",
-    "Forward": "training.step",
+    "Forward": "scoring.forward",
     "InputError": "errors",
-    "Prompt": "prompt",
+    "Prompt": "prompts",
     "Result": "training.loop",
     "TrainState": "training.step",
-    "generate": "generation",
+    "generate": "inference.generate",
     "init_state": "training.step",
     "load_backbone": "backbone",
     "load_config": "config",
-    "load_prompt": "prompt",
-    "make_eval_step": "training.step",
+    "load_prompt": "prompts",
+    "make_eval_step": "scoring.evaluate",
     "make_train_step": "training.step",
-    "save_prompt": "prompt",
+    "save_prompt": "prompts",
     "train": "training.loop",
 }
 

@@ -12,7 +12,7 @@ from jaxprompt.models import Seq2SeqConfig
 from jaxprompt.models.block import BlockConfig
 from jaxprompt.models.encoder import post_norm_layers
 from jaxprompt.models.relative import RelativePositions
-from jaxprompt.report import Reporter
+from jaxprompt.reports.terminal import Reporter
 
 GOLDEN = Path(__file__).parent / "golden"
 STORIES = str(GOLDEN / "stories260K")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from jaxprompt.data.encoded import Encoded, counting
 from jaxprompt.data.order import Order
 from jaxprompt.errors import InputError
+from jaxprompt.text.encoded import Encoded, counting
 from jaxprompt.types import Batch, Inputs
 
 # A row of so many times the model's width spends as much on attention as on everything else. By FLOPs it is 6; the
@@ -169,7 +169,7 @@ def pack(
     """Packs examples into a batch of numpy arrays. An example is never split; the result depends on nothing else.
 
     Args:
-      num_words: label words of the verbalizer in all (`Encoder.num_words`).
+      num_words: label words of the verbalizer in all (`RowEncoder.num_words`).
       index: each example's number in its data set; by default its number here.
 
     Raises:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprompt.errors import InputError
-from jaxprompt.methods import initializers
+from jaxprompt.methods import starts
 from jaxprompt.methods.base import Conditioning
 from jaxprompt.methods.soft import file_rows
 from jaxprompt.types import Prefix
@@ -69,12 +69,12 @@ class PrefixTuning:
         """The real tokens whose keys and values the prefix starts from."""
         init, tokenizer = self.init_config, backbone.tokenizer
         if init.type == "text":
-            return initializers.text_ids(self.length, tokenizer, init.text)
+            return starts.text_ids(self.length, tokenizer, init.text)
         if init.type == "labels":
             if not context.label_texts:
                 raise InputError("method.init.type 'labels' needs label words: set objective.labels")
-            return initializers.text_ids(self.length, tokenizer, ", ".join(context.label_texts))
-        ids = jnp.asarray(initializers.ordinary_ids(tokenizer, backbone.vocab_size)[: init.top_k])
+            return starts.text_ids(self.length, tokenizer, ", ".join(context.label_texts))
+        ids = jnp.asarray(starts.ordinary_ids(tokenizer, backbone.vocab_size)[: init.top_k])
         return jax.random.choice(key, ids, (self.length,), replace=len(ids) < self.length)
 
     def apply(self, trainable: dict) -> Conditioning:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.errors import InputError
-from jaxprompt.methods import initializers
+from jaxprompt.methods import starts
 from jaxprompt.methods.base import Conditioning
 
 
@@ -30,17 +30,17 @@ class SoftPrompt:
         width = backbone.soft_size
         table = backbone.word_embedding(backbone.params)
         if init.type == "uniform":
-            rows = initializers.uniform(key, self.length, width, 0.5 if init.scale is None else init.scale)
+            rows = starts.uniform(key, self.length, width, 0.5 if init.scale is None else init.scale)
         elif init.type == "normal":
             # Rows as large as words are: a much smaller start is invisible to the first norm, a larger one drowns words.
             scale = float(jnp.std(table.astype(jnp.float32))) if init.scale is None else init.scale
-            rows = initializers.normal(key, self.length, width, scale)
+            rows = starts.normal(key, self.length, width, scale)
         elif init.type == "vocab":
-            rows = initializers.vocab(key, self.length, table, tokenizer, init.top_k)
+            rows = starts.vocab(key, self.length, table, tokenizer, init.top_k)
         elif init.type == "labels":
-            rows = initializers.labels(key, self.length, table, tokenizer, context.label_texts, init.top_k)
+            rows = starts.labels(key, self.length, table, tokenizer, context.label_texts, init.top_k)
         elif init.type == "text":
-            rows = initializers.text(self.length, table, tokenizer, init.text)
+            rows = starts.text(self.length, table, tokenizer, init.text)
         elif init.type == "file":
             rows = file_rows(init.path, "soft", (self.length, width))
         else:
@@ -53,7 +53,7 @@ class SoftPrompt:
 
 def file_rows(path: str, name: str, shape: tuple[int, ...]):
     """The array `name` of a saved prompt, checked to have `shape`."""
-    from jaxprompt.prompt import load_prompt  # prompt.py knows the methods; only this start needs files
+    from jaxprompt.prompts import load_prompt  # prompt.py knows the methods; only this start needs files
 
     prompt = load_prompt(path)
     if name not in prompt.arrays:

@@ -13,12 +13,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxprompt.errors import InputError
+from jaxprompt.machine.sharding import constrain_rows, row_shards
 from jaxprompt.models.block import Block, BlockConfig, make_norm
 from jaxprompt.models.layers import Linear, Table, embed_ids, linear
 from jaxprompt.models.rotary import Rotary
 from jaxprompt.models.stack import is_last, run_layers
 from jaxprompt.ops.attention import Joined, View, joined_padding, visibility, windowed
-from jaxprompt.sharding import constrain_rows, row_shards
 from jaxprompt.types import Inputs, Prefix, prefix_length
 
 

@@ -10,11 +10,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxprompt.errors import InputError
+from jaxprompt.machine.sharding import constrain_rows
 from jaxprompt.models.block import Block, BlockConfig, make_norm
 from jaxprompt.models.layers import ACTIVATIONS, Linear, Table, embed_ids, linear
 from jaxprompt.models.stack import is_last, run_layers
 from jaxprompt.ops.attention import View, visibility
-from jaxprompt.sharding import constrain_rows
 from jaxprompt.types import Inputs, Prefix
 
 

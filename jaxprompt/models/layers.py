@@ -1,7 +1,7 @@
 """The smallest parts of every backbone.
 
 Weights are stored as Hugging Face stores them, `[out, in]`, so that loading moves bytes and nothing else. Every
-parameter carries its logical axes; `jaxprompt.sharding` says where they go.
+parameter carries its logical axes; `jaxprompt.machine.sharding` says where they go.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxprompt.models.quantize import Quantized
+from jaxprompt.models.quantized import Quantized
 from jaxprompt.ops.products import wide_einsum
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {

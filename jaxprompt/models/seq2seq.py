@@ -11,13 +11,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxprompt.errors import InputError
+from jaxprompt.machine.sharding import constrain_rows
 from jaxprompt.models.block import Block, BlockConfig, make_norm
 from jaxprompt.models.decoder import Cache
 from jaxprompt.models.layers import Table, embed_ids, linear
 from jaxprompt.models.relative import RelativePositions
 from jaxprompt.models.stack import is_last, run_layers
 from jaxprompt.ops.attention import View, visibility
-from jaxprompt.sharding import constrain_rows
 from jaxprompt.types import Inputs, Prefix, prefix_length
 
 

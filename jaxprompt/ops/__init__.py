@@ -1,0 +1,1 @@
+"""Attention, losses and products."""

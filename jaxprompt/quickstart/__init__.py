@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxprompt.config import load_config
-from jaxprompt.dataset import read_validation
-from jaxprompt.experiment import build, configured_backbone
-from jaxprompt.prediction import predict, score
-from jaxprompt.prompt import FILE_NAME, Prompt
-from jaxprompt.report import Reporter
+from jaxprompt.experiment.build import build, configured_backbone
+from jaxprompt.experiment.data import read_validation
+from jaxprompt.inference.predict import predict, score
+from jaxprompt.prompts import FILE_NAME, Prompt
+from jaxprompt.reports.terminal import Reporter
 from jaxprompt.training.loop import train
 
 CONFIG = Path(__file__).parent / "banking77.yaml"

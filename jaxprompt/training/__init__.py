@@ -1,0 +1,1 @@
+"""The train step, its loop, optimizers and checkpoints."""

@@ -1,9 +1,7 @@
 """The host loop: data in, steps, evaluations, checkpoints, the best prompt out."""
 
-import hashlib
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +10,18 @@ import jax
 import numpy as np
 
 from jaxprompt import config as configs
-from jaxprompt.config import Config
-from jaxprompt.dataset import TrainingData
 from jaxprompt.errors import InputError, within_memory
-from jaxprompt.evaluation import evaluate
-from jaxprompt.experiment import Experiment, build
-from jaxprompt.prompt import Prompt, load_prompt, save_prompt
-from jaxprompt.report import Meter, MetricsFile, Reporter
-from jaxprompt.sharding import replicated, row_sharding
+from jaxprompt.experiment.build import Experiment, build
+from jaxprompt.experiment.data import TrainingData
+from jaxprompt.experiment.run_folder import dumped, open_run
+from jaxprompt.machine.sharding import replicated, row_sharding
+from jaxprompt.prompts import Prompt, load_prompt, save_prompt
+from jaxprompt.reports.records import Meter, MetricsFile
+from jaxprompt.reports.terminal import Reporter
+from jaxprompt.scoring.evaluate import evaluate, make_eval_step
 from jaxprompt.training.checkpoint import Checkpoints
 from jaxprompt.training.optim import make_optimizer
-from jaxprompt.training.step import TrainState, init_state, make_eval_step, make_train_step
+from jaxprompt.training.step import TrainState, init_state, make_train_step
 
 TOO_LARGE = (
     "set train.remat=full or split over more devices (mesh), with which the same run goes on; in a new run raise "
@@ -59,7 +58,7 @@ def train(config, *, backbone=None, reporter: Reporter | None = None, **override
     """
     config = configs.load_config(config, overrides)
     reporter = reporter or Reporter()
-    run_dir = _open_run(config)
+    run_dir = open_run(config)
     experiment = build(config, backbone, reporter)
     data = TrainingData.load(experiment)
     return _Run(experiment, data, run_dir, reporter).run()
@@ -101,7 +100,7 @@ class _Run:
         state = init_state(trainable, optimizer, config.seed)
         # From here on the folder is this experiment's: everything that a config can get wrong has been checked.
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        (self.run_dir / "config.yaml").write_text(_dumped(config), encoding="utf-8")
+        (self.run_dir / "config.yaml").write_text(dumped(config), encoding="utf-8")
         checkpoints = Checkpoints(self.run_dir / "checkpoints", config.train.keep_checkpoints)
         try:
             state = self._resume(checkpoints, state)
@@ -218,48 +217,3 @@ class _Run:
             metrics["majority_accuracy"] = self.data.majority
         (self.run_dir / "result.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         return Result(load_prompt(self.run_dir), metrics, self.run_dir)
-
-
-def _open_run(config: Config) -> Path:
-    """The run folder, made if needed; refused when it holds another experiment."""
-    run_dir = Path(config.run_dir or "runs") / (
-        "" if config.run_dir else _digest(json.dumps(_what(config), sort_keys=True))
-    )
-    kept = run_dir / "config.yaml"
-    if kept.exists():
-        old, new = _what(configs.load_config(kept)), _what(config)
-        for key in old:
-            if old[key] != new[key]:
-                raise InputError(
-                    f"run folder {str(run_dir)!r} holds another experiment ({key} is {old[key]!r} there, {new[key]!r} "
-                    "here): name another run_dir, or delete the folder"
-                )
-    elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise InputError(f"run_dir {str(run_dir)!r} is not a run and not empty: name another folder")
-    above = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise InputError(f"run_dir {str(run_dir)!r} cannot be made: {str(above)!r} is no folder to write in")
-    return run_dir
-
-
-def _plain(config: Config) -> dict:
-    """The config as plain values; rows given in memory are replaced by a digest that stands for them."""
-    tree = config.model_dump(mode="json")
-    for name in ("train", "validation"):
-        if isinstance(tree["data"][name], list):
-            tree["data"][name] = "memory:" + _digest(json.dumps(tree["data"][name], sort_keys=True, default=str))
-    return tree
-
-
-def _what(config: Config) -> dict[str, Any]:
-    """All keys of a config but where it is kept, and where and how it is computed, with plain values."""
-    flat = configs.flat(configs.load_config(_plain(config)))
-    return {key: value for key, value in flat.items() if key not in ("run_dir", *configs.MACHINE_KEYS)}
-
-
-def _dumped(config: Config) -> str:
-    return configs.yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -15,12 +15,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from jaxprompt.errors import InputError
-from jaxprompt.models import init_params
-from jaxprompt.models import quantize as quantized
+from jaxprompt.machine.sharding import param_shardings
+from jaxprompt.models import init_params, quantized
 from jaxprompt.models.families import Family, Weight
-from jaxprompt.sharding import param_shardings
 from jaxprompt.weights import parts
-from jaxprompt.weights.checkpoint import Checkpoint, shorten
+from jaxprompt.weights.files import ModelFiles, shorten
 from jaxprompt.weights.safetensors_file import type_name
 
 # What weights may be stored as.
@@ -29,17 +28,17 @@ _TYPES = ("F32", "BF16", "F16", "F64")
 _COMPARED = 1 << 22
 
 
-def canonical_names(checkpoint: Checkpoint, family: Family) -> dict[str, str]:
+def canonical_names(files: ModelFiles, family: Family) -> dict[str, str]:
     """Returns canonical name -> stored name of all tensors but mere repetitions.
 
     Raises:
       InputError: two different tensors have one canonical name.
     """
-    tensors, names = checkpoint.tensors, {}
+    tensors, names = files.tensors, {}
     for stored in tensors:
         other = names.setdefault(family.canonical(stored), stored)
         if other != stored and not _equal(tensors[other], tensors[stored]):
-            raise InputError(f"weights in {checkpoint.folder}: {other} and {stored} are one weight, and differ")
+            raise InputError(f"weights in {files.folder}: {other} and {stored} are one weight, and differ")
     for name, original in family.repeats:
         if name in names and original in names and _equal(tensors[names[name]], tensors[names[original]]):
             del names[name]
@@ -47,7 +46,7 @@ def canonical_names(checkpoint: Checkpoint, family: Family) -> dict[str, str]:
 
 
 def load_params(
-    checkpoint: Checkpoint,
+    files: ModelFiles,
     names: Mapping[str, str],
     family: Family,
     module: nn.Module,
@@ -60,11 +59,11 @@ def load_params(
     at a time, beside those that stay there because it is the device.
 
     Args:
-      checkpoint: an opened folder.
+      files: an opened folder.
       names: from `canonical_names`.
       family: whose table says where each parameter lies.
       module: its shapes must match the files.
-      mesh: on which `jaxprompt.sharding.PARAM_RULES` says what goes where.
+      mesh: on which `jaxprompt.machine.sharding.PARAM_RULES` says what goes where.
       quantize: "int8" or "int4" for the matrices of attention and MLP; they become `Quantized`.
 
     Returns:
@@ -82,21 +81,21 @@ def load_params(
     unnamed = sorted(set(expected) - {row.path for row in rows})
     if unnamed:
         raise InputError(
-            f"{checkpoint.folder / 'config.json'} asks for {shorten(unnamed)}, for which model_type {family.name} has "
+            f"{files.folder / 'config.json'} asks for {shorten(unnamed)}, for which model_type {family.name} has "
             "no weights: one of its settings is not implemented"
         )
     copies = _copies(family, rows, module.config.head)
     stand_ins = {original: names[copy] for copy, original in copies if copy in names and original not in names}
     needed = {row.name for row in rows}
     names = {**names, **{original: stored for original, stored in stand_ins.items() if original in needed}}
-    used = _check(checkpoint, family, rows, expected, names)
-    _check_copies(checkpoint, family, copies, names, used)
+    used = _check(files, family, rows, expected, names)
+    _check_copies(files, family, copies, names, used)
     params: dict[str, Any] = {}
     previous = None
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for row in rows:
             leaf, sharding = expected[row.path], shardings[row.path]
-            stored = [checkpoint.tensors[names[name]] for name in _layer_names(row, leaf)]
+            stored = [files.tensors[names[name]] for name in _layer_names(row, leaf)]
             if quantize is not None and quantized.is_quantizable(row.path, leaf.shape):
                 leaf = quantized.KINDS[quantize].abstract(leaf.shape)
                 sharding = quantized.shardings(leaf, sharding)
@@ -119,7 +118,7 @@ def _layer_names(row: Weight, leaf: jax.ShapeDtypeStruct) -> list[str]:
 
 
 def _check(
-    checkpoint: Checkpoint,
+    files: ModelFiles,
     family: Family,
     rows: list[Weight],
     expected: Mapping[str, jax.ShapeDtypeStruct],
@@ -137,7 +136,7 @@ def _check(
                 missing.append(name)
                 continue
             used[name] = names[name]
-            tensor = checkpoint.tensors[names[name]]
+            tensor = files.tensors[names[name]]
             if tensor.shape != shape:
                 misshaped[name] = f"{name} is {list(tensor.shape)}, config.json says {list(shape)}"
             elif type_name(tensor) not in _TYPES:
@@ -155,7 +154,7 @@ def _check(
         if found
     ]
     if problems:
-        raise InputError(f"weights in {checkpoint.folder} do not fit model_type {family.name}: {'; '.join(problems)}")
+        raise InputError(f"weights in {files.folder} do not fit model_type {family.name}: {'; '.join(problems)}")
     return used
 
 
@@ -166,7 +165,7 @@ def _copies(family: Family, rows: list[Weight], head: str) -> list[tuple[str, st
 
 
 def _check_copies(
-    checkpoint: Checkpoint,
+    files: ModelFiles,
     family: Family,
     copies: list[tuple[str, str]],
     names: Mapping[str, str],
@@ -176,13 +175,13 @@ def _check_copies(
     for copy, original in copies:
         if copy not in names or copy in used or original not in used or names[copy] == names[original]:
             continue
-        if not _equal(checkpoint.tensors[names[copy]], checkpoint.tensors[names[original]]):
+        if not _equal(files.tensors[names[copy]], files.tensors[names[original]]):
             why = (
                 "to which config.json ties it: set tie_word_embeddings to false in config.json"
                 if copy == family.tied_copy
                 else f"of which model_type {family.name} makes it a copy: store the one that was trained as both"
             )
-            raise InputError(f"weights in {checkpoint.folder}: {names[copy]} differs from {names[original]}, {why}")
+            raise InputError(f"weights in {files.folder}: {names[copy]} differs from {names[original]}, {why}")
 
 
 def _equal(one: np.ndarray, other: np.ndarray) -> bool:

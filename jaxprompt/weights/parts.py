@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxprompt.models.families import Weight
-from jaxprompt.weights.quantize import quantize_rows
+from jaxprompt.weights.rounding import quantize_rows
 
 # Bytes of the target that one task fills.
 _TASK = 8 << 20

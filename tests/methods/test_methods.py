@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import jaxprompt
-from jaxprompt.config import InitConfig, MethodConfig
+from jaxprompt.config.sections import InitConfig, MethodConfig
 from jaxprompt.errors import InputError
 from jaxprompt.methods import PrefixTuning, SoftPrompt, make_method
-from jaxprompt.prompt import Prompt
+from jaxprompt.prompts import Prompt
 from tests.conftest import STORIES
 
 KEY = jax.random.key(0)

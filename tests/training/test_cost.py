@@ -12,11 +12,11 @@ from jax._src.cudnn import fused_attention_stablehlo
 from jaxprompt.backbone import random_backbone
 from jaxprompt.config import load_config
 from jaxprompt.data.sources import read_rows
-from jaxprompt.dataset import TrainingData
-from jaxprompt.experiment import build
-from jaxprompt.sharding import replicated, row_sharding
+from jaxprompt.experiment.build import build
+from jaxprompt.experiment.data import TrainingData
+from jaxprompt.machine.packages import in_package
+from jaxprompt.machine.sharding import replicated, row_sharding
 from jaxprompt.training.step import init_state, make_train_step
-from jaxprompt.weights.reference import in_package
 from tests.flops import flops, products, total
 from tests.training.test_step import GENERATION, ONE_TOKEN, PREFIX, SEVERAL_TOKENS, prepared, unrolled
 

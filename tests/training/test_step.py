@@ -11,8 +11,8 @@ import pytest
 
 import jaxprompt
 from jaxprompt.config import load_config
-from jaxprompt.dataset import TrainingData
-from jaxprompt.experiment import build
+from jaxprompt.experiment.build import build
+from jaxprompt.experiment.data import TrainingData
 from jaxprompt.models.stack import unstack
 from jaxprompt.training.step import init_state, make_train_step
 from tests.conftest import STORIES
@@ -279,7 +279,7 @@ SHARDED = """
 import json, sys
 import jax, optax
 import jaxprompt
-from jaxprompt.sharding import make_mesh, replicated, row_sharding
+from jaxprompt.machine.sharding import make_mesh, replicated, row_sharding
 from jaxprompt.training.step import init_state, make_train_step
 from tests.conftest import REVIEWS, STORIES
 from tests.training.test_step import DECODER_CASES, prepared

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from jaxprompt.backbone import load_backbone
 from jaxprompt.errors import InputError
+from jaxprompt.machine.sharding import make_mesh, replicated
 from jaxprompt.models.families import FAMILIES, Weight
-from jaxprompt.sharding import make_mesh, replicated
 from jaxprompt.weights.parts import aligned_empty, fill, views
 from tests.devices import run_on_eight_devices
 
@@ -158,7 +158,7 @@ def test_parameters_take_the_read_arrays_over():
 EIGHT_DEVICES = """
 import jax, numpy as np, sys
 from jaxprompt.backbone import load_backbone
-from jaxprompt.sharding import make_mesh
+from jaxprompt.machine.sharding import make_mesh
 from jaxprompt.weights import parts
 
 copy, parts.copy = parts.copy, lambda target, source: read.append(target.size) or copy(target, source)

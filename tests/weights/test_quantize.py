@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from jaxprompt.backbone import load_backbone
 from jaxprompt.config import load_config
-from jaxprompt.dataset import TrainingData
 from jaxprompt.errors import InputError
-from jaxprompt.experiment import build
+from jaxprompt.experiment.build import build
+from jaxprompt.experiment.data import TrainingData
 from jaxprompt.models.layers import linear
-from jaxprompt.models.quantize import GROUP, KINDS, Quantized
-from jaxprompt.weights.quantize import quantize_rows
+from jaxprompt.models.quantized import GROUP, KINDS, Quantized
+from jaxprompt.weights.rounding import quantize_rows
 from tests.conftest import STORIES
 from tests.devices import run_on_eight_devices
 
@@ -109,7 +109,7 @@ def test_gradient_is_that_of_the_dequantized_weight(kind):
     plain = jnp.stack([layer.dequantize() for layer in layers])
 
     def loss(x, weights):
-        step = jax.checkpoint(lambda x, weight: (jnp.tanh(linear(x, weight)), None))
+        step = jax.files(lambda x, weight: (jnp.tanh(linear(x, weight)), None))
         return (jax.lax.scan(step, x, weights)[0] ** 2).sum()
 
     gradient = jax.jit(jax.grad(loss))
@@ -219,7 +219,7 @@ EIGHT_DEVICES = """
 import jax, jax.numpy as jnp, numpy as np, sys
 from jax.sharding import PartitionSpec as P
 from jaxprompt.backbone import load_backbone, random_backbone
-from jaxprompt.sharding import make_mesh
+from jaxprompt.machine.sharding import make_mesh
 
 mesh, single = make_mesh(data=2, fsdp=2, tensor=2), make_mesh(devices=jax.devices()[:1])
 ids = np.random.default_rng(0).integers(0, 61, (8, 6))

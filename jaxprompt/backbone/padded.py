@@ -1,0 +1,152 @@
+"""A backbone on padded rows, one text each: input as users have it, checked, and run."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprompt.errors import InputError
+from jaxprompt.text.templates import Soft, Target, ToDecoder, parse_template
+from jaxprompt.types import Inputs, Prefix, prefix_length
+
+
+def forward(backbone, with_head: bool, input_ids, attention_mask, prompt, decoder_input_ids) -> jax.Array:
+    """Returns logits or hidden states; arguments and errors as in `Backbone.logits`."""
+    ids, mask = _rows(backbone, input_ids, attention_mask, "input_ids")
+    soft, prefix, source_prefix = _parts(backbone, prompt)
+    _check_length(backbone, mask, soft, source_prefix if backbone.seq2seq else prefix)
+    if not backbone.seq2seq:
+        if decoder_input_ids is not None:
+            raise InputError(f"decoder_input_ids are for encoder-decoders: model_type {backbone.family} is none")
+        return _forward(backbone.module, with_head, backbone.params, ids, mask, soft, prefix)
+    if decoder_input_ids is None:
+        start = backbone.config.start_id
+        raise InputError(f"an encoder-decoder needs decoder_input_ids: rows that start with its start token, {start}")
+    _check_side(prompt)
+    targets, target_mask = _rows(backbone, decoder_input_ids, None, "decoder_input_ids")
+    if len(targets) != len(ids):
+        raise InputError(f"decoder_input_ids have {len(targets)} rows, input_ids {len(ids)}: they must agree")
+    _check_length(backbone, target_mask, None, prefix)
+    return _translate(backbone.module, with_head, backbone.params, ids, mask, targets, soft, prefix, source_prefix)
+
+
+def _check_side(prompt) -> None:
+    """Raises InputError if a prompt was learned, by its template, with soft rows in the decoder."""
+    text = getattr(prompt, "info", {}).get("template")
+    pieces = parse_template(text).pieces if text else ()
+    ends = [at for at, piece in enumerate(pieces) if isinstance(piece, ToDecoder | Target)]
+    if ends and any(isinstance(piece, Soft) for piece in pieces[ends[0] :]):
+        raise InputError(
+            f"the prompt has soft rows in the decoder (template {text!r}), and here they go before the encoder's text: "
+            "use generate, predict or evaluate, which follow the template"
+        )
+
+
+def _rows(backbone, ids, mask, name: str) -> tuple[np.ndarray, np.ndarray]:
+    ids = _integers(ids, name)
+    mask = np.ones_like(ids) if mask is None else _integers(mask, "attention_mask")
+    if mask.shape != ids.shape:
+        raise InputError(f"attention_mask is {list(mask.shape)}, {name} {list(ids.shape)}: they must agree")
+    if ids.size and not (ids.min() >= 0 and ids.max() < backbone.vocab_size):
+        bad = ids[(ids < 0) | (ids >= backbone.vocab_size)][0]
+        raise InputError(f"{name} hold {bad}: this model's ids are 0 to {backbone.vocab_size - 1}")
+    return ids, mask
+
+
+def _integers(value: Any, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # Rows of different lengths.
+        raise InputError(
+            f"{name} must be [rows, seq] with rows of one length: pad them, with an attention_mask"
+        ) from error
+    if array.ndim != 2 or array.dtype.kind not in "iub":
+        raise InputError(f"{name} must be integers [rows, seq], got {array.dtype} {list(array.shape)}")
+    return array.astype(np.int32)
+
+
+def _parts(backbone, prompt) -> tuple[Any, Prefix | None, Prefix | None]:
+    """Returns soft prompt, prefix and encoder's prefix of what users give as a prompt."""
+    source_prefix = getattr(prompt, "source_prefix", None)
+    if prompt is None or isinstance(prompt, Prefix):
+        soft, prefix = None, prompt
+    elif hasattr(prompt, "soft") and hasattr(prompt, "prefix"):
+        soft, prefix = prompt.soft, prompt.prefix
+    else:
+        soft, prefix = prompt, None
+    if soft is not None:
+        shape = np.shape(soft)
+        if len(shape) != 2 or shape[1] != backbone.soft_size or shape[0] < 1:
+            raise InputError(
+                f"the soft prompt is {list(shape)}, this model needs [prompt_length, {backbone.soft_size}]: "
+                "use a prompt that was trained for it"
+            )
+    for part, shape in ((prefix, backbone.prefix_shape), (source_prefix, backbone.source_prefix_shape)):
+        for array in () if part is None else (part.keys, part.values):
+            if array.ndim != 4 or (array.shape[0], *array.shape[2:]) != shape or array.shape[1] < 1:
+                raise InputError(
+                    f"the prefix is {list(array.shape)}, this model needs [{shape[0]}, prefix_length, {shape[1]}, "
+                    f"{shape[2]}]: use a prefix that was trained for it"
+                )
+    return soft, prefix, source_prefix
+
+
+def _check_length(backbone, mask: np.ndarray, soft, prefix: Prefix | None) -> None:
+    ahead = (0 if soft is None else len(soft)) + prefix_length(prefix)
+    longest = int((mask != 0).sum(1).max()) if mask.size else 0
+    if ahead + longest > backbone.max_positions:
+        raise InputError(
+            f"{longest} tokens behind a prompt of {ahead} exceed this model's {backbone.max_positions} positions: "
+            "shorten the text or the prompt"
+        )
+
+
+def _inputs(ids, mask, start: int = 0) -> Inputs:
+    real = (mask != 0).astype(jnp.int32)
+    return Inputs(ids, jnp.maximum(jnp.cumsum(real, axis=1) - 1, 0) + start, real)
+
+
+def _with_soft(module, inputs: Inputs, length: int) -> Inputs:
+    """Puts the soft prompt's ids before each row."""
+    rows = inputs.ids.shape[0]
+    places = jnp.arange(length)
+    ahead = (module.config.vocab_size + places, places, jnp.ones_like(places))
+    behind = (inputs.ids, inputs.positions + length, inputs.segments)
+    joined = (
+        jnp.concatenate([jnp.broadcast_to(a, (rows, length)), b], axis=1) for a, b in zip(ahead, behind, strict=True)
+    )
+    return Inputs(*joined)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _forward(module, with_head, params, ids, mask, soft, prefix):
+    """Hidden states or logits at the tokens of unpacked, padded rows."""
+    variables, ahead = {"params": params}, 0
+    if soft is not None and module.causal:
+        soft_ids = module.config.vocab_size + jnp.arange(soft.shape[0])
+        prefix = module.apply(variables, soft_ids, soft, prefix, method="prefill")
+    inputs = _inputs(ids, mask, prefix_length(prefix))
+    if soft is not None and not module.causal:
+        ahead = soft.shape[0]
+        inputs = _with_soft(module, inputs, ahead)
+    hidden = module.apply(variables, inputs, soft, prefix, method="encode")[:, ahead:]
+    return module.apply(variables, hidden, method="logits") if with_head else hidden
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _translate(module, with_head, params, ids, mask, targets, soft, prefix, source_prefix):
+    """Hidden states or logits of an encoder-decoder at `targets`."""
+    variables = {"params": params}
+    # Real tokens first: relative positions go by place in the row, so that padding on the left would come between the
+    # soft prompt and the text.
+    order = jnp.argsort(mask == 0, axis=1, stable=True)
+    ids, mask = (jnp.take_along_axis(array, order, axis=1) for array in (ids, mask))
+    source = _inputs(ids, mask, 0 if source_prefix is None else source_prefix.length)
+    if soft is not None:
+        source = _with_soft(module, source, soft.shape[0])
+    memory = module.apply(variables, source, soft, source_prefix, method="read")
+    inputs = _inputs(targets, jnp.ones_like(targets), prefix_length(prefix))
+    hidden = module.apply(variables, inputs, None, prefix, memory=memory, method="encode")
+    return module.apply(variables, hidden, method="logits") if with_head else hidden

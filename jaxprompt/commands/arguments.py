@@ -1,0 +1,28 @@
+"""Arguments that several commands take."""
+
+import argparse
+
+from jaxprompt.config import MACHINE_KEYS
+
+MACHINE_HELP = f"where and how a RUN is computed here: {', '.join(MACHINE_KEYS)}"
+
+
+def add_overrides(parser: argparse.ArgumentParser, help: str = "config keys set here, such as train.steps=500") -> None:
+    """KEY=VALUE, any number of them."""
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=help)
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Texts, or a file of rows."""
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--text", action="append", metavar="TEXT", help="a text; may be repeated (default: none)")
+    given.add_argument("--file", metavar="FILE", help="rows in .jsonl, .csv, .tsv or .parquet (default: none)")
+
+
+def texts_of(args: argparse.Namespace) -> list:
+    """The texts or rows that were given."""
+    if args.text is not None:
+        return args.text
+    from jaxprompt.data.sources import read_rows
+
+    return read_rows(args.file)

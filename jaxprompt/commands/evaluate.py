@@ -1,0 +1,20 @@
+"""`jaxprompt evaluate RUN`"""
+
+from jaxprompt.commands.arguments import MACHINE_HELP, add_overrides
+
+HELP = "score a run's prompt on its validation data or another file"
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("run_dir", metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--data", metavar="FILE", help="labelled rows (default: the run's data.validation)")
+    add_overrides(parser, MACHINE_HELP)
+
+
+def run(args) -> dict:
+    from jaxprompt.inference.predict import evaluate_run
+    from jaxprompt.reports.terminal import figures
+
+    summary = evaluate_run(args.run_dir, args.data, overrides=args.overrides)
+    print(figures(summary))
+    return summary

@@ -1,0 +1,16 @@
+"""The experiment as a user writes it."""
+
+from jaxprompt.config.keys import dump, flat, help_text, keys, load_config, yaml_value
+from jaxprompt.config.sections import MACHINE_KEYS, Config, OptimizerConfig
+
+__all__ = [
+    "MACHINE_KEYS",
+    "Config",
+    "OptimizerConfig",
+    "dump",
+    "flat",
+    "help_text",
+    "keys",
+    "load_config",
+    "yaml_value",
+]

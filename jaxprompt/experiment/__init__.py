@@ -1,0 +1,1 @@
+"""From a config to the parts and the data of a run."""

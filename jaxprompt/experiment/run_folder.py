@@ -1,0 +1,68 @@
+"""A run's folder: what may be in it, and what its config says."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxprompt import config as configs
+from jaxprompt.config import MACHINE_KEYS, Config, load_config
+from jaxprompt.errors import InputError
+
+
+def run_config(run_dir: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a run folder; `overrides` as in `load_config`, of `MACHINE_KEYS` alone."""
+    path = Path(run_dir) / "config.yaml"
+    if not path.exists():
+        raise InputError(f"{str(run_dir)!r} is not a run folder: it holds no config.yaml")
+    for item in overrides:
+        if item.partition("=")[0] not in MACHINE_KEYS:
+            raise InputError(f"{item!r}: of a run that exists only {', '.join(MACHINE_KEYS)} can be set, as KEY=VALUE")
+    return load_config(path, overrides)
+
+
+def open_run(config: Config) -> Path:
+    """The run folder, made if needed; refused when it holds another experiment."""
+    run_dir = Path(config.run_dir or "runs") / (
+        "" if config.run_dir else _digest(json.dumps(_what(config), sort_keys=True))
+    )
+    kept = run_dir / "config.yaml"
+    if kept.exists():
+        old, new = _what(configs.load_config(kept)), _what(config)
+        for key in old:
+            if old[key] != new[key]:
+                raise InputError(
+                    f"run folder {str(run_dir)!r} holds another experiment ({key} is {old[key]!r} there, {new[key]!r} "
+                    "here): name another run_dir, or delete the folder"
+                )
+    elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise InputError(f"run_dir {str(run_dir)!r} is not a run and not empty: name another folder")
+    above = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"run_dir {str(run_dir)!r} cannot be made: {str(above)!r} is no folder to write in")
+    return run_dir
+
+
+def _plain(config: Config) -> dict:
+    """The config as plain values; rows given in memory are replaced by a digest that stands for them."""
+    tree = config.model_dump(mode="json")
+    for name in ("train", "validation"):
+        if isinstance(tree["data"][name], list):
+            tree["data"][name] = "memory:" + _digest(json.dumps(tree["data"][name], sort_keys=True, default=str))
+    return tree
+
+
+def _what(config: Config) -> dict[str, Any]:
+    """All keys of a config but where it is kept, and where and how it is computed, with plain values."""
+    flat = configs.flat(configs.load_config(_plain(config)))
+    return {key: value for key, value in flat.items() if key not in ("run_dir", *configs.MACHINE_KEYS)}
+
+
+def dumped(config: Config) -> str:
+    return configs.dump(_plain(config))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,127 @@
+"""Using a finished run: scores, answers, text."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jaxprompt.backbone import Backbone, load_backbone
+from jaxprompt.config import Config
+from jaxprompt.errors import InputError, within_memory
+from jaxprompt.experiment.build import Experiment, build, configured_backbone
+from jaxprompt.experiment.data import evaluation_data, hoist, read_validation
+from jaxprompt.experiment.run_folder import run_config
+from jaxprompt.inference.generate import generate, rows_of
+from jaxprompt.machine.sharding import row_sharding
+from jaxprompt.prompts import FILE_NAME, Prompt, load_prompt
+from jaxprompt.scoring.evaluate import Evaluation, evaluate, make_eval_step
+from jaxprompt.text.encoded import Encoded
+
+
+def load_run(
+    run_dir: str | Path, backbone: Backbone | None = None, overrides: Sequence[str] = ()
+) -> tuple[Experiment, Prompt]:
+    """The parts and the best prompt of a run.
+
+    Args:
+      backbone: loaded already; default: the run's.
+      overrides: `key=value` changes of where and how it is computed (`config.MACHINE_KEYS`), for another machine.
+
+    Raises:
+      InputError: the folder is no finished run, or cannot be run on this machine.
+    """
+    config, prompt = _read_run(run_dir, overrides)
+    experiment = build(config, backbone, label_names=prompt.info["labels"])
+    prompt.check(experiment.backbone)
+    return experiment, prompt
+
+
+def _read_run(run_dir: str | Path, overrides: Sequence[str]) -> tuple[Config, Prompt]:
+    config, prompt = run_config(run_dir, overrides), load_prompt(run_dir)
+    if prompt.method != config.method.name or not {"template", "objective", "labels"} <= prompt.info.keys():
+        raise InputError(f"{FILE_NAME} in {str(run_dir)!r} is not the one that the run wrote: put that back")
+    return config, prompt
+
+
+def score(experiment: Experiment, prompt: Prompt, examples: list[Encoded]) -> Evaluation:
+    """Scores encoded examples under a prompt, in their order."""
+    hoisted, (examples,) = hoist(experiment, [examples])
+    forward = experiment.forward(hoisted)
+    data = evaluation_data(experiment, examples)
+    trainable = jax.tree.map(jnp.asarray, {"prompt": prompt.arrays, "head": prompt.head})
+    sharding = row_sharding(experiment.backbone.mesh)
+    with within_memory("set mesh.fsdp or mesh.tensor, or use a machine with more"):
+        return evaluate(
+            make_eval_step(forward), trainable, data.batches(), lambda batch: jax.device_put(batch, sharding), data.size
+        )
+
+
+def evaluate_run(
+    run_dir: str | Path, data: str | None = None, backbone: Backbone | None = None, overrides: Sequence[str] = ()
+) -> dict:
+    """Metrics of a run's prompt on its validation data, or on the labelled rows of `data`; more as in `load_run`."""
+    experiment, prompt = load_run(run_dir, backbone, overrides)
+    return score(experiment, prompt, read_validation(experiment, data)).metrics()
+
+
+def predict_run(
+    run_dir: str | Path,
+    texts: Sequence[str | dict],
+    backbone: Backbone | None = None,
+    overrides: Sequence[str] = (),
+) -> list[dict]:
+    """Answers of a run's prompt.
+
+    Args:
+      backbone, overrides: as in `load_run`.
+      texts: rows with the template's fields, or plain texts for its only field.
+
+    Returns:
+      One dict per text: `input`, `prediction` (a label, or the written text) and, for labels, `probability`.
+    """
+    experiment, prompt = load_run(run_dir, backbone, overrides)
+    return predict(experiment, prompt, texts)
+
+
+def predict(experiment: Experiment, prompt: Prompt, texts: Sequence[str | dict]) -> list[dict]:
+    """As `predict_run`, for parts that are loaded already."""
+    rows = rows_of(texts, experiment.encoder.template.fields)
+    fields = experiment.encoder.template.fields
+    shown = [" | ".join(str(row[field]) for field in fields if field in row) for row in rows]
+    if not experiment.objective.scores_classes:
+        written = generate(experiment.backbone, rows, prompt)
+        return [{"input": i, "prediction": w.strip()} for i, w in zip(shown, written, strict=True)]
+    scores = score(experiment, prompt, experiment.encode(rows, labelled=False))
+    names = experiment.objective.label_names
+    return [
+        {"input": text, "prediction": names[int(row.argmax())], "probability": float(row.max())}
+        for text, row in zip(shown, scores.probabilities(), strict=True)
+    ]
+
+
+def generate_from(
+    source: str,
+    texts: Sequence[str | dict],
+    dtype: str = "float32",
+    quantize: str | None = None,
+    overrides: Sequence[str] = (),
+    **options,
+) -> list[str]:
+    """Continues texts with a run's backbone and prompt, or with a model alone; options as in `generate`.
+
+    Args:
+      dtype, quantize: as in `load_backbone`, of a model.
+      overrides: as in `load_run`, of a run.
+    """
+    if any((Path(source) / name).exists() for name in ("config.yaml", FILE_NAME)):
+        config, prompt = _read_run(source, overrides)
+        if prompt.info["objective"]["type"] != "generation":
+            raise InputError(f"run {source!r} answers with labels: use `jaxprompt predict`")
+        # Every token reads all weights, of which a loop over the layers would make a copy first.
+        if config.unroll is None:
+            config = config.model_copy(update={"unroll": True})
+        return generate(configured_backbone(config), texts, prompt, **options)
+    if overrides:
+        raise InputError(f"{overrides[0]!r} is for a run, {source!r} is a model: leave it out")
+    return generate(load_backbone(source, dtype=dtype, quantize=quantize, unroll=True), texts, **options)

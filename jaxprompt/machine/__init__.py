@@ -1,0 +1,1 @@
+"""What a run has under it: devices, the host, installed packages."""

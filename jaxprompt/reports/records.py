@@ -1,0 +1,74 @@
+"""What a run keeps of itself: metrics.jsonl, and the rates in it."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one JSON object per logged step and per evaluation."""
+
+    def __init__(self, path: Path, resume_step: int = 0):
+        """Opens the file to append; lines after `resume_step`, from before a kill, are taken off first."""
+        kept = []
+        if path.exists() and resume_step:
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:  # cut off by the kill
+                    continue
+                if record["step"] <= resume_step:
+                    kept.append(line)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        temporary.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, record: dict) -> None:
+        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Meter:
+    """Examples, targets and seconds since the last look."""
+
+    def __init__(self):
+        self._start, self._seconds, self._steps, self._examples = time.perf_counter(), 0.0, 0, 0
+
+    def add(self, examples: int) -> None:
+        """Counts one step."""
+        self.pause()
+        self._steps, self._examples = self._steps + 1, self._examples + examples
+
+    def pause(self) -> None:
+        """Counts the time up to now; what comes before `restart` is left out."""
+        now = time.perf_counter()
+        self._seconds, self._start = self._seconds + now - self._start, now
+
+    def restart(self) -> None:
+        """Leaves out the time since the last step or pause (an evaluation)."""
+        self._start = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Seconds counted so far."""
+        return self._seconds
+
+    def read(self, targets: Sequence[float]) -> dict:
+        """The rates since the last read, and a new start; all 0 when no step was counted.
+
+        Args:
+          targets: what each step scored, the newest last; steps from before this meter are left out.
+        """
+        targets = sum(targets[len(targets) - self._steps :])
+        seconds = max(self._seconds + time.perf_counter() - self._start, 1e-9)
+        rates = {
+            "examples_per_second": self._examples / seconds,
+            "target_tokens_per_second": float(targets) / seconds,
+            "step_seconds": seconds / self._steps if self._steps else 0.0,
+        }
+        self.__init__()
+        return rates

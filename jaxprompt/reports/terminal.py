@@ -1,0 +1,60 @@
+"""Progress and results on the terminal: rich where someone watches, plain lines otherwise."""
+
+import sys
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Reporter:
+    """Shows a run: a live bar on a terminal, a line per log elsewhere. Everything goes to standard error."""
+
+    def __init__(self, quiet: bool = False):
+        self._console = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=not sys.stderr.isatty())
+        self._progress = None
+        self._task = None
+
+    def say(self, message: str) -> None:
+        """One line for the reader."""
+        self._console.print(message, markup=False)
+
+    def start(self, total: int, done: int) -> None:
+        """Begins the bar of a run of `total` steps, `done` of them already taken."""
+        if self._console.is_terminal and not self._console.quiet:
+            self._progress = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._progress.add_task("", total=total, completed=done, figures="")
+            self._progress.start()
+
+    def log(self, record: dict, total: int) -> None:
+        """Shows one record of the metrics file."""
+        if "validation" in record:
+            self.say(f"step {record['step']}: validation {figures(record['validation'])}")
+        elif self._progress is not None:
+            shown = f"loss {record['loss']:.4f}  {record['examples_per_second']:.0f} examples/s"
+            shown += f"  {record['target_tokens_per_second']:.0f} targets/s"
+            self._progress.update(self._task, completed=record["step"], figures=shown)
+        else:
+            left = max(total - record["step"], 0) * record["step_seconds"]
+            self.say(
+                f"step {record['step']}/{total}  loss {record['loss']:.4f}  "
+                f"{record['examples_per_second']:.1f} examples/s  "
+                f"{record['target_tokens_per_second']:.1f} targets/s  {left:.0f} s left"
+            )
+
+    def stop(self) -> None:
+        """Ends the bar."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def figures(metrics: dict) -> str:
+    """`accuracy 0.8120  loss 0.4310`: numbers for a line of text."""
+    return "  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in metrics.items())

@@ -1,0 +1,1 @@
+"""What a prompt scores: the forward pass, and evaluation."""

@@ -1,0 +1,1 @@
+"""One row of data to token ids: templates, tokens, layout, truncation, labels."""

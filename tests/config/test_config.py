@@ -1,0 +1,89 @@
+"""The experiment's config: what it accepts, and how it refuses."""
+
+import pytest
+import yaml
+
+from jaxprompt import config as configs
+from jaxprompt.config import load_config
+from jaxprompt.errors import InputError
+
+BASE = {"model": "m", "template": "{soft:2} {text}"}
+
+
+def refused(source, overrides=()):
+    with pytest.raises(InputError) as error:
+        load_config(source, overrides)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["train.stpes=4"], ["'train.stpes'", "'train.steps'"]),
+        (["batch_size=4"], ["'batch_size'", "'train.batch_size'"]),
+        (["method.init.typ=text"], ["'method.init.typ'", "'method.init.type'"]),
+        (["train.steps=many"], ["'train.steps'", "'many'", "integer"]),
+        (["train.batch_size=0"], ["'train.batch_size'", "0", "greater than 0"]),
+        (["method.name=sotf"], ["'method.name'", "'sotf'", "'soft'"]),
+        (["objective.pool=meen"], ["'objective.pool'", "'mean'"]),
+        (["method.init.type=text"], ["'method.init'", "needs text"]),
+        (["train=3"], ["'train'", "train.steps"]),
+        (["steps"], ["'steps'", "key=value"]),
+        (["train.steps=[1"], ["train.steps=[1", "YAML"]),
+    ],
+)
+def test_bad_keys_and_values_are_named_with_the_nearest_valid_one(overrides, parts):
+    message = refused(BASE, overrides)
+    assert all(part in message for part in parts), message
+
+
+def test_missing_key_is_named():
+    assert "'model'" in refused({"template": "x"})
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "model: [\n", "template: {soft:16} {text}\n"])
+def test_malformed_files_are_refused(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    assert str(path) in refused(path)
+
+
+def test_missing_file_suggests_its_neighbour(tmp_path):
+    (tmp_path / "sst2.yaml").write_text("model: m\n")
+    assert "'sst2.yaml'" in refused(tmp_path / "sst.yaml")
+
+
+def test_overrides_keep_texts_as_typed_and_parse_the_rest():
+    config = load_config(BASE, ["template={soft:3} {text}: {target}", "train.steps=7", "optimizer.learning_rate=1e-3"])
+    assert config.template == "{soft:3} {text}: {target}"
+    assert config.train.steps == 7
+    assert config.optimizer.learning_rate == 1e-3
+    assert load_config(BASE, ["data.train=1.jsonl"]).data.train == "1.jsonl"
+    assert load_config(BASE, ["data.train=null"]).data.train is None
+
+
+def test_python_overrides_merge_into_sections():
+    config = load_config({**BASE, "train": {"steps": 5, "batch_size": 4}}, {"train": {"steps": 6}, "seed": 3})
+    assert (config.train.steps, config.train.batch_size, config.seed) == (6, 4, 3)
+
+
+def test_label_names_that_yaml_reads_as_numbers_stay_text():
+    tree = yaml.safe_load("{0: [bad, 1], 1: true}")
+    config = load_config({**BASE, "objective": {"type": "verbalizer", "labels": tree}})
+    assert config.objective.labels == {"0": ["bad", "1"], "1": "true"}
+
+
+def test_a_dumped_config_loads_to_itself(tmp_path):
+    config = load_config(BASE, ["method.init.type=text", "method.init.text=a: {b}", "run_dir=x"])
+    path = tmp_path / "config.yaml"
+    path.write_text(configs.dump(config.model_dump(mode="json")))
+    assert load_config(path) == config
+
+
+def test_help_shows_every_key_with_default_and_meaning():
+    text = configs.help_text()
+    for key, field in configs.keys().items():
+        assert f"  {key} (" in text
+        assert field.description in text

@@ -1,0 +1,83 @@
+"""Prompt files."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import jaxprompt
+from jaxprompt.errors import InputError
+from jaxprompt.prompts import Prompt
+
+SOFT = Prompt("soft", {"soft": np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)}, {}, {"template": "é"})
+
+
+def test_round_trip(tmp_path):
+    prompt = dataclasses.replace(SOFT, head={"weight": np.ones((2, 64), np.float32), "bias": np.zeros(2, np.float32)})
+    loaded = jaxprompt.load_prompt(jaxprompt.save_prompt(prompt, tmp_path / "a.safetensors"))
+    assert loaded.method == "soft"
+    assert loaded.info == {"template": "é"}
+    np.testing.assert_array_equal(loaded.soft, prompt.soft)
+    np.testing.assert_array_equal(loaded.head["weight"], prompt.head["weight"])
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_a_folder_gets_and_gives_its_prompt(tmp_path):
+    jaxprompt.save_prompt(SOFT, tmp_path)
+    np.testing.assert_array_equal(jaxprompt.load_prompt(tmp_path).soft, SOFT.soft)
+
+
+def test_npy_with_and_without_suffix(tmp_path):
+    path = jaxprompt.save_prompt(SOFT, tmp_path / "prompt.npy")
+    np.testing.assert_array_equal(np.load(path), SOFT.soft)
+    path.rename(tmp_path / "encoder.prompt.prompt.prompt")
+    np.testing.assert_array_equal(jaxprompt.load_prompt(tmp_path / "encoder.prompt.prompt.prompt").soft, SOFT.soft)
+
+
+def test_a_prefix_has_no_npy(tmp_path):
+    prefix = Prompt(
+        "prefix", {"keys": np.zeros((1, 2, 3, 4)), "values": np.zeros((1, 2, 3, 4))}, {}, {"prefix_start": 2}
+    )
+    with pytest.raises(InputError, match="safetensors"):
+        jaxprompt.save_prompt(prefix, tmp_path / "p.npy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _truncated(path):
+    jaxprompt.save_prompt(SOFT, path)
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def _pickled(path):
+    with path.open("wb") as file:
+        np.save(file, np.array([{"a": 1}], object), allow_pickle=True)
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (_truncated, "cannot be read"),
+        (_pickled, "cannot be read"),
+        (lambda path: path.write_bytes(b""), "cannot be read"),
+        (lambda path: path.write_bytes(b"hello there, this is text"), "cannot be read"),
+        (lambda path: None, "does not exist"),
+        (lambda path: np.save(path.open("wb"), np.zeros(3)), "[P, D]"),
+        (lambda path: __import__("safetensors.numpy").numpy.save_file({"a": np.zeros(2)}, path), "not a prompt"),
+    ],
+)
+def test_bad_files_are_refused_in_one_line(tmp_path, write, says):
+    path = tmp_path / "p.safetensors"
+    write(path)
+    with pytest.raises(InputError) as error:
+        jaxprompt.load_prompt(path)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_prompt_of_another_width_or_backbone_is_refused(stories, minilm):
+    SOFT.check(stories)
+    with pytest.raises(InputError, match="64 wide"):
+        SOFT.check(minilm)
+    other = dataclasses.replace(SOFT, info={"backbone": {"fingerprint": "0" * 16, "ref": "gpt2"}})
+    with pytest.raises(InputError, match=r"another backbone.*'gpt2'"):
+        other.check(stories)
