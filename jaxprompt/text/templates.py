@@ -111,9 +111,8 @@ def parse_template(text: str) -> Template:
             pieces[-1] = Hard(pieces[-1].text + token)
         else:
             pieces.append(Hard(token))
-    for one in (Target(), Mask(), ToDecoder()):
+    for name, one in (("target", Target()), ("mask", Mask()), ("decoder", ToDecoder())):
         if pieces.count(one) > 1:
-            name = type(one).__name__.lower()
             raise InputError(f"template has {pieces.count(one)} {{{name}}}; keep one: {text!r}")
     if Target() in pieces and Mask() in pieces:
         raise InputError(

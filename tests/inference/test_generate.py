@@ -14,7 +14,7 @@ from jaxprompt.errors import InputError
 from jaxprompt.inference import generate as generation
 from jaxprompt.inference.decode import sample
 from jaxprompt.prompts import Prompt
-from jaxprompt.types import Prefix
+from jaxprompt.types import Conditioning, Prefix
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TEXTS = ["Once upon a time", "The dog", "Lily and her mom went to the park to play. They saw", "A"]
@@ -31,12 +31,12 @@ def greedy_ids(backbone, ids, count, prompt=None, length=64):
 
 
 def soft_prompt(rows=5):
-    return Prompt("soft", {"soft": np.random.default_rng(3).normal(size=(rows, 64)).astype(np.float32)})
+    return Prompt(Conditioning(soft=np.random.default_rng(3).normal(size=(rows, 64)).astype(np.float32)))
 
 
 def prefix_prompt():
     keys, values = np.random.default_rng(4).normal(size=(2, 5, 6, 4, 8)).astype(np.float32)
-    return Prompt("prefix", {"keys": keys, "values": values}, {}, {"prefix_start": 6})
+    return Prompt(Conditioning(prefix=Prefix(keys, values, 6)))
 
 
 def test_greedy_continuation_equals_the_published_one(stories):
@@ -47,7 +47,7 @@ def test_greedy_continuation_equals_the_published_one(stories):
 @pytest.mark.parametrize("prompt", [None, soft_prompt(), prefix_prompt()], ids=["bare", "soft", "prefix"])
 def test_the_cache_and_batches_of_mixed_lengths_change_nothing(stories, prompt):
     written = jaxprompt.generate(stories, TEXTS, prompt, max_new_tokens=12, batch_size=3)
-    raw = None if prompt is None else prompt.soft if prompt.soft is not None else Prefix(**_as_prefix(prompt))
+    raw = None if prompt is None else prompt.soft if prompt.soft is not None else prompt.prefix
     for text, continuation in zip(TEXTS, written, strict=True):
         context = stories.tokenizer(text)["input_ids"]
         ids = greedy_ids(stories, context, 12, raw)
@@ -142,7 +142,7 @@ def test_bad_requests_are_refused(stories, minilm):
     with pytest.raises(InputError, match="encoder"):
         jaxprompt.generate(minilm, TEXTS)
     with pytest.raises(InputError, match="32 wide"):
-        jaxprompt.generate(stories, TEXTS, Prompt("soft", {"soft": np.zeros((2, 32), np.float32)}))
+        jaxprompt.generate(stories, TEXTS, Prompt(Conditioning(soft=np.zeros((2, 32), np.float32))))
     assert jaxprompt.generate(stories, []) == []
 
 
