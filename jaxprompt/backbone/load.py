@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from jaxprompt.models.families.base import token_id
 from jaxprompt.models.presets import preset
 from jaxprompt.models.quantized import check_quantize
 from jaxprompt.models.stack import unstack
-from jaxprompt.weights.files import fingerprint, open_files, read_json
+from jaxprompt.weights.files import fingerprint, open_files, read_config
+from jaxprompt.weights.json_file import read_json
 from jaxprompt.weights.loader import canonical_names, load_params
 from jaxprompt.weights.random import random_params
 from jaxprompt.weights.reference import resolve
@@ -63,7 +65,7 @@ def load_backbone(
     kind, quantize = _dtype(dtype), check_quantize(quantize)
     mesh = make_mesh() if mesh is None else mesh
     folder = resolve(ref)
-    config_json = read_json(folder / "config.json")
+    config_json = read_config(folder)
     family = family_of(config_json.get("model_type"))
     generation = _generation(folder, {"forced_eos_token_id": family.forced_eos_id, **config_json})
     if generation.get("decoder_start_token_id") is not None:
@@ -139,7 +141,7 @@ def _dtype(name: str) -> Any:
 def _generation(folder: Path, config_json: dict[str, Any]) -> dict[str, Any]:
     """The settings of generation: those of their own file, else those of config.json."""
     file = folder / "generation_config.json"
-    return read_json(file) if file.is_file() else config_json
+    return read_json(file) if os.path.lexists(file) else config_json
 
 
 def _eos_ids(settings: dict[str, Any]) -> tuple[int, ...]:

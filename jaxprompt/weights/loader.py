@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -95,13 +96,13 @@ def load_params(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for row in rows:
             leaf, sharding = expected[row.path], shardings[row.path]
-            stored = [files.tensors[names[name]] for name in _layer_names(row, leaf)]
+            stored = {names[name]: files.tensors[names[name]] for name in _layer_names(row, leaf)}
             if quantize is not None and quantized.is_quantizable(row.path, leaf.shape):
                 leaf = quantized.KINDS[quantize].abstract(leaf.shape)
                 sharding = quantized.shardings(leaf, sharding)
-                reads = _quantizing_reader(pool, stored, row, leaf)
+                reads = _quantizing_reader(pool, files.folder, stored, row, leaf)
             else:
-                reads = _reader(pool, stored, row, leaf)
+                reads = _reader(pool, files.folder, stored, row, leaf)
             params[row.path] = jax.tree.map(
                 lambda array, sharding, read: jax.make_array_from_callback(array.shape, sharding, read, array.dtype),
                 *(leaf, sharding, reads),
@@ -205,18 +206,31 @@ def _normal(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ..
     return tuple(slice(*part.indices(size)) for part, size in zip(index, shape, strict=True))
 
 
-def _reader(pool: Executor, stored: list[np.ndarray], row: Weight, leaf: jax.ShapeDtypeStruct) -> Read:
+def _not_finite(folder: Path, stored: Mapping[str, np.ndarray]) -> InputError:
+    """Returns what to raise about tensors that hold NaN or infinities."""
+    counts = {name: int((~np.isfinite(tensor)).sum()) for name, tensor in stored.items()}
+    found = [f"{name} ({count} of {stored[name].size} numbers)" for name, count in counts.items() if count]
+    return InputError(
+        f"weights in {folder} hold NaN or infinities: {shorten(found)}: download the files again, or use an earlier "
+        "checkpoint of the run that made them"
+    )
+
+
+def _reader(
+    pool: Executor, folder: Path, stored: Mapping[str, np.ndarray], row: Weight, leaf: jax.ShapeDtypeStruct
+) -> Read:
     """Returns the function that reads the part of a parameter that one device holds."""
     stacked = "{layer}" in row.name
     shape = leaf.shape[1:] if stacked else leaf.shape
+    tensors = list(stored.values())
 
     # Devices that hold the same part share it.
     @functools.cache
     def read(*bounds: tuple[int, int]) -> np.ndarray:
         index = tuple(slice(*bound) for bound in bounds)
         out = parts.aligned_empty([part.stop - part.start for part in index], leaf.dtype)
-        layers, inner, chosen = (out, index[1:], stored[index[0]]) if stacked else (out[None], index, stored)
-        parts.fill(
+        layers, inner, chosen = (out, index[1:], tensors[index[0]]) if stacked else (out[None], index, tensors)
+        finite = parts.fill(
             pool,
             (
                 (target[rows], source)
@@ -224,7 +238,9 @@ def _reader(pool: Executor, stored: list[np.ndarray], row: Weight, leaf: jax.Sha
                 for rows, source in parts.views(tensor, row, shape[0], inner)
             ),
         )
-        if leaf.dtype == jnp.float16 and not np.isfinite(out).all():
+        if not finite:
+            raise _not_finite(folder, stored)
+        if leaf.dtype == jnp.float16 and not parts.is_finite(out):
             raise InputError(f"{row.name} holds values that float16 cannot: load the model as bfloat16 or float32")
         return out
 
@@ -232,7 +248,7 @@ def _reader(pool: Executor, stored: list[np.ndarray], row: Weight, leaf: jax.Sha
 
 
 def _quantizing_reader(
-    pool: Executor, stored: list[np.ndarray], row: Weight, leaf: quantized.Quantized
+    pool: Executor, folder: Path, stored: Mapping[str, np.ndarray], row: Weight, leaf: quantized.Quantized
 ) -> quantized.Quantized:
     """As `_reader`, a tree of functions like `leaf`: of the values and of the scales."""
     layers, out_size, in_size = leaf.shape
@@ -244,13 +260,15 @@ def _quantizing_reader(
             lambda array: parts.aligned_empty((layers, stop - start, *array.shape[2:]), array.dtype), leaf
         )
         index = (slice(start, stop), slice(0, in_size))
-        parts.quantize(
+        finite = parts.quantize(
             pool,
             (
                 (list(parts.views(tensor, row, out_size, index)), whole.values[layer], whole.scale[layer])
-                for layer, tensor in enumerate(stored)
+                for layer, tensor in enumerate(stored.values())
             ),
         )
+        if not finite:
+            raise _not_finite(folder, stored)
         return whole
 
     def part(name: str) -> Read:

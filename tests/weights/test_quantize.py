@@ -109,7 +109,7 @@ def test_gradient_is_that_of_the_dequantized_weight(kind):
     plain = jnp.stack([layer.dequantize() for layer in layers])
 
     def loss(x, weights):
-        step = jax.files(lambda x, weight: (jnp.tanh(linear(x, weight)), None))
+        step = jax.checkpoint(lambda x, weight: (jnp.tanh(linear(x, weight)), None))
         return (jax.lax.scan(step, x, weights)[0] ** 2).sum()
 
     gradient = jax.jit(jax.grad(loss))
