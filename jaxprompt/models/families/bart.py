@@ -12,6 +12,7 @@ from jaxprompt.models.families.base import (
     Weight,
     activation,
     head_kind,
+    layer_count,
     refuse,
     setting,
     split_heads,
@@ -35,7 +36,7 @@ def _translate(config: Mapping[str, Any], names: Set[str], multilingual: bool) -
         head_dim = split_heads(hidden_size, num_heads)
         return BlockConfig(
             hidden_size=hidden_size,
-            num_layers=setting(config, f"{side}_layers", *layers, default=12),
+            num_layers=layer_count(config, f"{side}_layers", *layers, default=12),
             num_heads=num_heads,
             num_kv_heads=num_heads,
             head_dim=head_dim,

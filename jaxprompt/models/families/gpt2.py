@@ -11,8 +11,11 @@ from jaxprompt.models.families.base import (
     Weight,
     activation,
     head_kind,
+    layer_count,
+    norm_epsilon,
     refuse,
     setting,
+    shown,
     split_heads,
     weight_and_bias,
 )
@@ -28,14 +31,14 @@ def _fields(config: Mapping[str, Any], names: Set[str], head_tied: bool, **defau
     return {
         "vocab_size": setting(config, "vocab_size", default=usual["vocab_size"]),
         "hidden_size": hidden_size,
-        "num_layers": setting(config, "n_layer", "num_layers", "num_hidden_layers", default=usual["n_layer"]),
+        "num_layers": layer_count(config, "n_layer", "num_layers", "num_hidden_layers", default=usual["n_layer"]),
         "num_heads": num_heads,
         "num_kv_heads": num_heads,
         "head_dim": head_dim,
         "mlp_size": setting(config, "n_inner", "intermediate_size", default=4 * hidden_size),
         "max_positions": setting(config, "n_positions", "max_position_embeddings", default=usual["n_positions"]),
         "norm": "layer",
-        "norm_epsilon": setting(config, "layer_norm_epsilon", default=1e-5, kind=float),
+        "norm_epsilon": norm_epsilon(config, "layer_norm_epsilon", 1e-5),
         "activation": activation(config, "activation_function", "gelu_new"),
         "gated_mlp": False,
         "rotary": None,
@@ -60,12 +63,16 @@ def _gpt_neo(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
     layers = fields["num_layers"]
     types = setting(config, "attention_types", default=[[["global", "local"], 12]], kind=list)
     try:
-        given = [kind for group, times in types for _ in range(times) for kind in group]
+        # No more than a few too many, however often config.json repeats them.
+        given = [kind for group, times in types for _ in range(min(times, layers + 1)) for kind in group]
     except (TypeError, ValueError):
-        raise InputError(f"config.json: attention_types is {types!r}, expected [[[KIND, ...], TIMES], ...]") from None
+        wanted = "expected [[[KIND, ...], TIMES], ...]"
+        raise InputError(f"config.json: attention_types is {shown(types)}, {wanted}") from None
     kinds = setting(config, "attention_layers", default=None, kind=list) or given
     if len(kinds) != layers or any(kind not in ("global", "local") for kind in kinds):
-        raise InputError(f"config.json: attention_types gives {kinds!r} for {layers} layers, expected global or local")
+        raise InputError(
+            f"config.json: attention_types gives {shown(kinds)} for {layers} layers, expected global or local for each"
+        )
     fields |= {"qkv_bias": False, "out_bias": True, "attention_scale": 1.0}
     if "local" in kinds:
         window = setting(config, "window_size", default=256)

@@ -14,9 +14,12 @@ from jaxprompt.models.families.base import (
     Weight,
     activation,
     head_kind,
+    layer_count,
+    norm_epsilon,
     optional,
     refuse,
     setting,
+    shown,
     split_heads,
     weight_and_bias,
 )
@@ -63,8 +66,8 @@ def llama_fields(config: Mapping[str, Any], names: Set[str], **defaults: Any) ->
         **defaults,
     }
 
-    def number(name: str, kind: type = int) -> Any:
-        return setting(config, name, default=defaults[name], kind=kind)
+    def number(name: str) -> Any:
+        return setting(config, name, default=defaults[name])
 
     hidden_size, num_heads = number("hidden_size"), number("num_attention_heads")
     num_kv_heads = number("num_key_value_heads") or num_heads
@@ -77,20 +80,20 @@ def llama_fields(config: Mapping[str, Any], names: Set[str], **defaults: Any) ->
     part = rope.pop("partial_rotary_factor", None)
     if part not in (None, 1.0) and rope.get("rope_type", rope.get("type", "default")) != "default":
         raise InputError(
-            f"config.json: partial_rotary_factor={part!r} is not implemented for a scaled rotary embedding"
+            f"config.json: partial_rotary_factor={shown(part)} is not implemented for a scaled rotary embedding"
         )
     attention_bias = setting(config, "attention_bias", default=False, kind=bool)
     return {
         "vocab_size": number("vocab_size"),
         "hidden_size": hidden_size,
-        "num_layers": number("num_hidden_layers"),
+        "num_layers": layer_count(config, "num_hidden_layers", default=defaults["num_hidden_layers"]),
         "num_heads": num_heads,
         "num_kv_heads": num_kv_heads,
         "head_dim": head_dim,
         "mlp_size": number("intermediate_size"),
         "max_positions": original_positions(rope, max_positions),
         "norm": "rms",
-        "norm_epsilon": number("rms_norm_eps", float),
+        "norm_epsilon": norm_epsilon(config, "rms_norm_eps", defaults["rms_norm_eps"]),
         "activation": activation(config, *defaults["activation"]),
         "gated_mlp": True,
         "rotary": rotary_from(rope, head_dim, max_positions),
@@ -114,7 +117,11 @@ def window_fields(config: Mapping[str, Any], num_layers: int, window: int | None
         known = ("full_attention", "sliding_attention")
         unknown = next((kind for kind in kinds if kind not in known), None)
         if unknown is not None or len(kinds) != num_layers:
-            what = f"holds {unknown!r}" if unknown is not None else f"has {len(kinds)} entries for {num_layers} layers"
+            what = (
+                f"holds {shown(unknown)}"
+                if unknown is not None
+                else f"has {len(kinds)} entries for {num_layers} layers"
+            )
             raise InputError(f"config.json: layer_types {what} (implemented: one of {', '.join(known)} per layer)")
         local = [kind == "sliding_attention" for kind in kinds]
     if window is None or not any(local):

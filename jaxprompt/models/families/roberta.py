@@ -5,7 +5,16 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from jaxprompt.models.encoder import EncoderConfig, post_norm_layers
-from jaxprompt.models.families.base import Family, Weight, activation, refuse, setting, split_heads, weight_and_bias
+from jaxprompt.models.families.base import (
+    Family,
+    Weight,
+    activation,
+    layer_count,
+    refuse,
+    setting,
+    split_heads,
+    weight_and_bias,
+)
 from jaxprompt.models.families.bert import (
     IGNORED,
     LAYER_WEIGHTS,
@@ -38,7 +47,7 @@ def _distilbert(config: Mapping[str, Any], names: Set[str]) -> EncoderConfig:
     return EncoderConfig(
         **post_norm_layers(
             hidden_size,
-            setting(config, "n_layers", "num_hidden_layers", default=6),
+            layer_count(config, "n_layers", "num_hidden_layers", default=6),
             num_heads,
             setting(config, "hidden_dim", default=3072),
             activation(config, "activation", "gelu"),
