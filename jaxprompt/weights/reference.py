@@ -1,5 +1,6 @@
 """What a model reference names: a folder, a hub id, or a folder inside an installed package."""
 
+import os
 import re
 from pathlib import Path
 
@@ -30,10 +31,13 @@ def resolve(ref: str | Path) -> Path:
         if not folder.is_dir():
             raise InputError(f"model {text!r} is a file: name the folder that holds config.json and model.safetensors")
         return folder
-    folder = Path(ref).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(ref))
+    # These, unlike Path's, take any text for a name.
+    if os.path.isdir(folder):
         return folder
-    if folder.exists():
+    if os.path.islink(folder) and not os.path.exists(folder):
+        raise InputError(f"model {text!r} is a link that leads nowhere: name the folder that holds config.json")
+    if os.path.lexists(folder):
         raise InputError(f"model {text!r} is a file: name the folder that holds config.json and model.safetensors")
     if isinstance(ref, str) and _HUB_ID.fullmatch(ref):
         return _from_hub(ref)
