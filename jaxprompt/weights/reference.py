@@ -1,6 +1,5 @@
 """What a model reference names: a folder, a hub id, or a folder inside an installed package."""
 
-import os
 import re
 from pathlib import Path
 
@@ -31,14 +30,16 @@ def resolve(ref: str | Path) -> Path:
         if not folder.is_dir():
             raise InputError(f"model {text!r} is a file: name the folder that holds config.json and model.safetensors")
         return folder
-    folder = Path(os.path.expanduser(ref))
-    # These, unlike Path's, take any text for a name.
-    if os.path.isdir(folder):
-        return folder
-    if os.path.islink(folder) and not os.path.exists(folder):
-        raise InputError(f"model {text!r} is a link that leads nowhere: name the folder that holds config.json")
-    if os.path.lexists(folder):
-        raise InputError(f"model {text!r} is a file: name the folder that holds config.json and model.safetensors")
+    try:
+        folder = Path(ref).expanduser()
+        if folder.is_dir():
+            return folder
+        what = "a file" if folder.exists() else "a link that leads nowhere" if folder.is_symlink() else None
+    except (OSError, RuntimeError, ValueError) as error:  # No permission, too long for a name, a user without a home.
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"model {text[:200]!r} cannot be looked for ({reason}): give a folder or a hub id") from error
+    if what is not None:
+        raise InputError(f"model {text!r} is {what}: name the folder that holds config.json and model.safetensors")
     if isinstance(ref, str) and _HUB_ID.fullmatch(ref):
         return _from_hub(ref)
     raise InputError(
