@@ -164,7 +164,9 @@ def _special_ids(
     else:
         # config.json repeats the family's usual one whatever the vocabulary. One that is beyond it ends no text.
         value = config_json.get("eos_token_id")
-        eos_ids = tuple(i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int) and i < size)
+        eos_ids = tuple(
+            i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int) and 0 <= i < size
+        )
     first, last = (
         _ids(name, generation.get(name), source, size) for name in ("forced_bos_token_id", "forced_eos_token_id")
     )

@@ -25,6 +25,9 @@ from jaxprompt.weights.safetensors_file import type_name
 
 # What weights may be stored as.
 _TYPES = ("F32", "BF16", "F16", "F64")
+# What names the weights of adapters that were saved unmerged, and of quantised files, contain.
+_ADAPTER = re.compile(r"\blora_|\.base_layer\.|modules_to_save\.")
+_QUANTIZED = re.compile(r"\.(qweight|qzeros|g_idx|scales|absmax|quant_map|SCB|weight_scale(_inv)?|weight_packed)$")
 # Rows of the word embedding that are compared at a time.
 _COMPARED = 1 << 22
 
@@ -155,8 +158,28 @@ def _check(
         if found
     ]
     if problems:
-        raise InputError(f"weights in {files.folder} do not fit model_type {family.name}: {'; '.join(problems)}")
+        remedy = _remedy(unexpected, bool(used), bool(missing), bool(misshaped))
+        raise InputError(
+            f"weights in {files.folder} do not fit model_type {family.name}: {'; '.join(problems)}: {remedy}"
+        )
     return used
+
+
+def _remedy(unexpected: list[str], some_fit: bool, some_missing: bool, some_misshaped: bool) -> str:
+    """What to do about weights that do not fit."""
+    if any(_ADAPTER.search(name) for name in unexpected):
+        return "an adapter is among them, merge it into the model with PEFT's merge_and_unload() and save that"
+    if any(_QUANTIZED.search(name) for name in unexpected):
+        return "they are quantised, use the model's unquantised files"
+    if not some_fit:
+        return "config.json is of another kind of model than they are, download both from one place"
+    if some_misshaped or (some_missing and unexpected):
+        return "check that config.json is theirs (model_type and sizes), or download both again"
+    if some_missing:
+        return "the files are not complete or config.json asks for too much, download both again"
+    if unexpected:
+        return "config.json does not ask for them (is a bias or a number of layers not set?), or they are another task's head"
+    return "convert them"
 
 
 def _copies(family: Family, rows: list[Weight], head: str) -> list[tuple[str, str]]:
@@ -188,6 +211,7 @@ def _check_copies(
 def _equal(one: np.ndarray, other: np.ndarray) -> bool:
     if one.shape != other.shape:
         return False
+    one, other = np.atleast_1d(one), np.atleast_1d(other)
     step = max(1, _COMPARED * len(one) // max(one.size, 1))
     for first in range(0, len(one), step):
         a, b = one[first : first + step], other[first : first + step]
