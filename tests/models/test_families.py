@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,16 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 LINEAR = {"rope_type": "linear", "rope_theta": 100.0, "factor": 4.0}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 100.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+EPSILONS = [
+    ("gpt2", "layer_norm_epsilon"),
+    ("gpt-neox", "layer_norm_eps"),
+    ("llama-untied", "rms_norm_eps"),
+    ("gemma2", "rms_norm_eps"),
+    ("bert", "layer_norm_eps"),
+    ("roberta", "layer_norm_eps"),
+    ("electra", "layer_norm_eps"),
+    ("t5", "layer_norm_epsilon"),
+]
 
 
 def config(name, **changes):
@@ -47,6 +58,20 @@ def config(name, **changes):
         ("gpt-neo", {"attention_types": [["global", "local"]]}, "attention_types is .*, expected"),
         ("gpt-neo", {"attention_types": [[["global", "local"], 1, 2]]}, "attention_types is .*, expected"),
         ("gpt-neo", {"attention_types": ["global"]}, "attention_types is .*, expected"),
+        *((name, {key: bad}, f"'{key}' is {bad}") for name, key in EPSILONS for bad in (math.nan, math.inf, -1e-5)),
+        ("llama-untied", {"rms_norm_eps": 10**400}, "'rms_norm_eps' is 1000.*0, expected a finite number"),
+        ("granite", {"logits_scaling": math.nan}, "'logits_scaling' is nan, expected a finite number"),
+        ("gemma2", {"attn_logit_softcapping": 0.0}, "'attn_logit_softcapping' is 0.0, expected a positive number"),
+        ("gemma2", {"final_logit_softcapping": -1.0}, "'final_logit_softcapping' is -1.0, expected a positive number"),
+        ("gemma3", {"rope_local_base_freq": math.inf}, "'rope_local_base_freq' is inf, expected a finite number"),
+        ("llama-untied", {"vocab_size": -1}, "'vocab_size' is -1, expected a positive integer"),
+        ("llama-untied", {"vocab_size": 61.0}, "'vocab_size' is 61.0, expected an integer"),
+        ("llama-untied", {"vocab_size": [61] * 10**6}, r"'vocab_size' is \[61, 61, .*\.\.\.\], expected an integer"),
+        ("llama-untied", {"hidden_act": "x" * 10**6}, r"hidden_act 'x+\.\.\.x+' is not implemented"),
+        ("roberta", {"max_position_embeddings": 2}, "'max_position_embeddings' is 2, expected more than the 2"),
+        ("t5", {"relative_attention_num_buckets": 3}, "relative_attention_num_buckets=3 .* at least 4 buckets"),
+        ("t5", {"relative_attention_max_distance": 4, "relative_attention_num_buckets": 8}, "of more than half"),
+        ("t5", {"decoder_start_token_id": 10**30}, "'decoder_start_token_id' is 1000.*, expected a token id"),
     ],
 )
 def test_refuses_by_name(name, changes, message):
@@ -54,6 +79,7 @@ def test_refuses_by_name(name, changes, message):
     with pytest.raises(InputError, match=message) as error:
         family_of(raw["model_type"]).translate(raw, set())
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
 
 
 def translated(name, **changes):
