@@ -2,16 +2,22 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxprompt.errors import InputError
 from jaxprompt.models.families import FAMILIES, family_of
+from jaxprompt.models.layers import ACTIVATIONS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 LINEAR = {"rope_type": "linear", "rope_theta": 100.0, "factor": 4.0}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 100.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+CAUSAL = [
+    *("gpt2", "gpt-neo", "gptj", "gpt-neox", "opt", "llama-untied", "mistral", "qwen2", "qwen3", "phi3", "gemma"),
+    *("gemma2", "gemma3", "olmo2", "granite", "t5", "mt5", "bart", "mbart"),
+]
 EPSILONS = [
     ("gpt2", "layer_norm_epsilon"),
     ("gpt-neox", "layer_norm_eps"),
@@ -58,6 +64,15 @@ def config(name, **changes):
         ("gpt-neo", {"attention_types": [["global", "local"]]}, "attention_types is .*, expected"),
         ("gpt-neo", {"attention_types": [[["global", "local"], 1, 2]]}, "attention_types is .*, expected"),
         ("gpt-neo", {"attention_types": ["global"]}, "attention_types is .*, expected"),
+        *((name, {"is_causal": False}, "is_causal=False is not implemented") for name in CAUSAL),
+        *(
+            (name, {"pruned_heads": {"0": [1]}}, "pruned_heads=.* is not implemented")
+            for name in ("gpt2", "bert", "t5")
+        ),
+        ("gptj", {"rotary_dim": None}, "'rotary_dim' is null"),
+        ("llama-untied", {"rope_parameters": LINEAR, "partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+        ("gemma3", {"rope_scaling": LINEAR, "partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+        ("roberta", {"pad_token_id": -1}, "'pad_token_id' is -1, expected a token id"),
         *((name, {key: bad}, f"'{key}' is {bad}") for name, key in EPSILONS for bad in (math.nan, math.inf, -1e-5)),
         ("llama-untied", {"rms_norm_eps": 10**400}, "'rms_norm_eps' is 1000.*0, expected a finite number"),
         ("granite", {"logits_scaling": math.nan}, "'logits_scaling' is nan, expected a finite number"),
@@ -113,6 +128,33 @@ def test_llama_rotates_whole_heads(kind):
     rope = {"rope_theta": 100.0, **({"rope_type": kind} if kind else {})}
     part = {**rope, "partial_rotary_factor": 0.5}
     assert translated("llama-untied", rope_parameters=part) == translated("llama-untied", rope_parameters=rope)
+
+
+@pytest.mark.parametrize("kind", ["llama3", "yarn", "default"])
+def test_the_length_beside_the_rotary_settings_counts(kind):
+    scaling = {**LLAMA3, "rope_type": kind, "factor": 4.0, "original_max_position_embeddings": 16}
+
+    def rotary(inner, **outer):
+        return translated("llama-untied", rope_parameters={**scaling, **inner}, **outer).rotary
+
+    shorter = {"original_max_position_embeddings": 8}
+    assert rotary({}, **shorter) == rotary(shorter)
+    assert (rotary({}) == rotary(shorter)) == (kind == "default")
+
+
+@pytest.mark.parametrize("act", ["quick_gelu", "relu2", "gelu_python", "gelu_python_tanh"])
+def test_activations_of_older_and_newer_checkpoints(act):
+    x = np.linspace(-4, 4, 33)
+    erf = np.array([math.erf(number / math.sqrt(2)) for number in x])
+    want = {
+        "quick_gelu": x / (1 + np.exp(-1.702 * x)),
+        "relu2": np.maximum(x, 0) ** 2,
+        "gelu_python": x * (1 + erf) / 2,
+        "gelu_python_tanh": x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+    }
+    np.testing.assert_allclose(
+        ACTIVATIONS[translated("llama-untied", hidden_act=act).activation](x), want[act], atol=1e-5
+    )
 
 
 def test_where_phi3_keeps_the_length_that_longrope_starts_from():

@@ -26,7 +26,7 @@ _OFFSET = 2
 
 
 def _translate(config: Mapping[str, Any], names: Set[str], multilingual: bool) -> Seq2SeqConfig:
-    refuse(config, is_decoder=False, is_encoder_decoder=True)
+    refuse(config, is_decoder=False, is_encoder_decoder=True, is_causal=True)
     hidden_size = setting(config, "d_model", "hidden_size", default=1024)
 
     def block(side: str, cross: bool) -> BlockConfig:

@@ -45,6 +45,7 @@ def bert_fields(config: Mapping[str, Any], positions_skipped: int = 0) -> dict[s
         ),
         "vocab_size": setting(config, "vocab_size", default=30522),
         "max_positions": max_positions - positions_skipped,
+        "skipped_positions": positions_skipped,
         "num_types": setting(config, "type_vocab_size", default=2),
     }
 

@@ -6,7 +6,7 @@ from typing import Any
 from jaxprompt.errors import InputError
 from jaxprompt.models.decoder import DecoderConfig
 from jaxprompt.models.families.base import optional, refuse, setting
-from jaxprompt.models.families.llama import llama_family, llama_fields, window_fields, without_rope
+from jaxprompt.models.families.llama import llama_family, llama_fields, of_whole_heads, window_fields, without_rope
 from jaxprompt.models.rotary import rotary_from
 
 _SANDWICH = (
@@ -90,8 +90,8 @@ def _gemma3(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
     }
     fields |= {
         "qk_norm": "head",
-        "rotary": rotary_from(everywhere, head_dim, positions),
-        "local_rotary": rotary_from(near, head_dim, positions),
+        "rotary": rotary_from(of_whole_heads(config, everywhere), head_dim, positions),
+        "local_rotary": rotary_from(of_whole_heads(config, near), head_dim, positions),
     }
     return DecoderConfig(**fields, **windows)
 

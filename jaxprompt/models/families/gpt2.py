@@ -13,6 +13,7 @@ from jaxprompt.models.families.base import (
     head_kind,
     layer_count,
     norm_epsilon,
+    optional,
     refuse,
     setting,
     shown,
@@ -24,6 +25,7 @@ from jaxprompt.models.rotary import rotary_from
 
 def _fields(config: Mapping[str, Any], names: Set[str], head_tied: bool, **defaults: int) -> dict[str, Any]:
     """What the three have in common; `defaults` by GPT-2's names, where they are not GPT-2's."""
+    refuse(config, is_causal=True)
     usual = {"vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, **defaults}
     hidden_size = setting(config, "n_embd", "hidden_size", default=usual["n_embd"])
     num_heads = setting(config, "n_head", "num_heads", "num_attention_heads", default=usual["n_head"])
@@ -58,7 +60,6 @@ def _gpt2(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
 
 
 def _gpt_neo(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
-    refuse(config)
     fields = _fields(config, names, head_tied=True, n_embd=2048, n_layer=24, n_head=16, n_positions=2048)
     layers = fields["num_layers"]
     types = setting(config, "attention_types", default=[[["global", "local"], 12]], kind=list)
@@ -81,10 +82,14 @@ def _gpt_neo(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
 
 
 def _gptj(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
-    refuse(config)
     sizes = {"vocab_size": 50400, "n_embd": 4096, "n_layer": 28, "n_head": 16, "n_positions": 2048}
     fields = _fields(config, names, head_tied=False, **sizes)
-    rotated = setting(config, "rotary_dim", default=64)
+    # Null is not the default, and no model's: the frequencies would be those of the hidden size.
+    rotated = optional(config, "rotary_dim", 64)
+    if rotated is None:
+        raise InputError(
+            "config.json: 'rotary_dim' is null, expected how many elements of a head are rotated (usually 64)"
+        )
     rotary = rotary_from({"partial_rotary_factor": rotated / fields["head_dim"]}, fields["head_dim"], 1)
     return DecoderConfig(
         **fields

@@ -20,7 +20,7 @@ from jaxprompt.models.rotary import rotary_from
 
 
 def _translate(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
-    refuse(config)
+    refuse(config, is_causal=True)
     hidden_size = setting(config, "hidden_size", default=6144)
     num_heads = setting(config, "num_attention_heads", default=64)
     head_dim = split_heads(hidden_size, num_heads)

@@ -41,7 +41,23 @@ def rope_parameters(config: Mapping[str, Any], theta: float = 10000.0) -> dict[s
     if nested is not None:
         kind = config.get("model_type")
         raise InputError(f"config.json: rope_parameters of its own for {nested!r} is not implemented for {kind!r}")
-    return {"rope_theta": setting(config, "rope_theta", default=theta, kind=float), **scaling}
+    rope = {"rope_theta": setting(config, "rope_theta", default=theta, kind=float), **scaling}
+    original = setting(config, "original_max_position_embeddings", default=None)
+    if original is not None and rope.get("rope_type", rope.get("type")) in ("llama3", "longrope", "yarn"):
+        # As in transformers, the length beside the rotary settings counts, not one within.
+        rope["original_max_position_embeddings"] = original
+    return rope
+
+
+def of_whole_heads(config: Mapping[str, Any], rope: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns rotary settings without `partial_rotary_factor`: of these families, transformers rotates whole heads,
+    whatever the default kind's settings say. Raises InputError for another kind's."""
+    part = rope.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if part not in (None, 1.0) and rope.get("rope_type", rope.get("type", "default")) != "default":
+        raise InputError(
+            f"config.json: partial_rotary_factor={shown(part)} is not implemented for a scaled rotary embedding"
+        )
+    return {key: value for key, value in rope.items() if key != "partial_rotary_factor"}
 
 
 def llama_fields(config: Mapping[str, Any], names: Set[str], **defaults: Any) -> dict[str, Any]:
@@ -51,6 +67,7 @@ def llama_fields(config: Mapping[str, Any], names: Set[str], **defaults: Any) ->
       names: of the stored weights.
       defaults: of settings that config.json may lack, where they are not Llama's.
     """
+    refuse(config, is_causal=True)
     defaults = {
         "vocab_size": 32000,
         "hidden_size": 4096,
@@ -75,13 +92,7 @@ def llama_fields(config: Mapping[str, Any], names: Set[str], **defaults: Any) ->
         raise InputError(f"config.json: {num_heads} attention heads are not a multiple of {num_kv_heads} kv heads")
     head_dim = number("head_dim") or split_heads(hidden_size, num_heads)
     max_positions = number("max_position_embeddings")
-    rope = rope_parameters(config)
-    # Of these families, transformers rotates whole heads, whatever the default kind's settings say.
-    part = rope.pop("partial_rotary_factor", None)
-    if part not in (None, 1.0) and rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise InputError(
-            f"config.json: partial_rotary_factor={shown(part)} is not implemented for a scaled rotary embedding"
-        )
+    rope = of_whole_heads(config, rope_parameters(config))
     attention_bias = setting(config, "attention_bias", default=False, kind=bool)
     return {
         "vocab_size": number("vocab_size"),
@@ -161,12 +172,10 @@ def llama_family(name: str, translate: Any, *norms: tuple[str, str]) -> Family:
 
 def _llama(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
     # pretraining_tp is not refused: it splits the same matmuls.
-    refuse(config)
     return DecoderConfig(**llama_fields(config, names))
 
 
 def _mistral(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
-    refuse(config)
     fields = llama_fields(
         config, names, num_key_value_heads=8, intermediate_size=14336, max_position_embeddings=4096 * 32
     )
@@ -176,8 +185,6 @@ def _mistral(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
 
 
 def _granite(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
-    refuse(config)
-
     def factor(name: str) -> float:
         value = float(setting(config, name, default=1.0, kind=float))
         if not value > 0:

@@ -21,7 +21,7 @@ _OFFSET = 2
 
 
 def _translate(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
-    refuse(config)
+    refuse(config, is_causal=True)
     hidden_size = setting(config, "hidden_size", default=768)
     num_heads = setting(config, "num_attention_heads", default=12)
     embed_size = setting(config, "word_embed_proj_dim", default=hidden_size)

@@ -13,6 +13,7 @@ from jaxprompt.models.families.base import (
     refuse,
     setting,
     split_heads,
+    token_id,
     weight_and_bias,
 )
 from jaxprompt.models.families.bert import (
@@ -25,14 +26,12 @@ from jaxprompt.models.families.bert import (
     masked_head,
 )
 
-# The position table's first rows stand for padding: positions start behind the padding id, which is 1 everywhere.
-_OFFSET = 2
-
 
 def _roberta(config: Mapping[str, Any], names: Set[str]) -> EncoderConfig:
-    refuse(config, pad_token_id=1)
+    # The position table's first rows stand for padding: positions start behind the padding id.
+    skipped = token_id(config, "pad_token_id", 1) + 1
     vocab_size = 50265 if config.get("model_type", "roberta") == "roberta" else 30522
-    fields = bert_fields({"vocab_size": vocab_size, **config}, _OFFSET)
+    fields = bert_fields({"vocab_size": vocab_size, **config}, skipped)
     head = masked_head(config, "lm_head.dense.weight" in names)
     return EncoderConfig(**fields, pooler="pooler.dense.weight" in names, head=head, head_activation="gelu")
 
@@ -63,7 +62,7 @@ def _distilbert(config: Mapping[str, Any], names: Set[str]) -> EncoderConfig:
 
 def _roberta_weights(config: EncoderConfig) -> tuple[Weight, ...]:
     return (
-        *embedding_weights((_OFFSET, config.max_positions + _OFFSET)),
+        *embedding_weights((config.skipped_positions, config.max_positions + config.skipped_positions)),
         *LAYER_WEIGHTS,
         *weight_and_bias("pooler.dense", "pooler"),
         *weight_and_bias("lm_head.dense", "head/transform"),

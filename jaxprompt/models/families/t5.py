@@ -25,7 +25,7 @@ MAX_POSITIONS = 2**20
 
 
 def _translate(config: Mapping[str, Any], names: Set[str], defaults: Mapping[str, Any], scaled: bool) -> Seq2SeqConfig:
-    refuse(config, is_decoder=False, is_encoder_decoder=True)
+    refuse(config, is_decoder=False, is_encoder_decoder=True, is_causal=True)
     if "decoder.final_layer_norm.weight" not in names and names:
         raise InputError("the checkpoint holds T5's encoder alone: load one with encoder and decoder")
     layers = layer_count(config, "num_layers", "num_hidden_layers", default=defaults.get("num_layers", 6))
