@@ -142,7 +142,7 @@ def _frequencies(
                 raise InputError(
                     f"config.json: rope_type 'yarn' has beta_fast={fast}, beta_slow={slow}: expected more than 0"
                 )
-            frequencies = _yarn(periods, theta, factor, fast, slow, original, parameters.get("truncate", True))
+            frequencies = _yarn(periods, theta, factor, fast, slow, original, _truncates(parameters))
             mscale, mscale_all = number("mscale", 0.0), number("mscale_all_dim", 0.0)
             usual = _yarn_scale(factor, mscale) / _yarn_scale(factor, mscale_all) if mscale and mscale_all else None
             scale = number("attention_factor", usual if usual is not None else _yarn_scale(factor, 1.0))
@@ -188,6 +188,13 @@ def _yarn(periods, theta, factor, fast, slow, original, truncate):
     low, high = max(low, 0), min(high, dim - 1)
     ramp = np.clip((np.arange(len(periods)) - low) / (high - low or 0.001), 0.0, 1.0)
     return ramp / (factor * periods) + (1 - ramp) / periods
+
+
+def _truncates(parameters: Mapping[str, Any]) -> bool:
+    value = parameters.get("truncate", True)
+    if not isinstance(value, bool):
+        raise InputError(f"config.json: rope_type 'yarn' has truncate={reprlib.repr(value)}: expected true or false")
+    return value
 
 
 def _yarn_scale(factor: float, mscale: float) -> float:

@@ -42,7 +42,10 @@ def canonical_names(files: ModelFiles, family: Family) -> dict[str, str]:
     for stored in tensors:
         other = names.setdefault(family.canonical(stored), stored)
         if other != stored and not _equal(tensors[other], tensors[stored]):
-            raise InputError(f"weights in {files.folder}: {other} and {stored} are one weight, and differ")
+            raise InputError(
+                f"weights in {files.folder}: {shorten([other])} and {shorten([stored])} are one weight, and differ: "
+                "remove the one that was not trained"
+            )
     for name, original in family.repeats:
         if name in names and original in names and _equal(tensors[names[name]], tensors[names[original]]):
             del names[name]
@@ -86,7 +89,7 @@ def load_params(
     if unnamed:
         raise InputError(
             f"{files.folder / 'config.json'} asks for {shorten(unnamed)}, for which model_type {family.name} has "
-            "no weights: one of its settings is not implemented"
+            "no weights: one of its settings is not implemented, compare it with a published checkpoint's"
         )
     copies = _copies(family, rows, module.config.head)
     stand_ins = {original: names[copy] for copy, original in copies if copy in names and original not in names}

@@ -56,7 +56,8 @@ def _from_hub(repo: str) -> Path:
     except Exception as error:  # The hub client raises errors of its HTTP library, of the OS and of its own.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
-            f"model {repo!r} is no local folder and could not be downloaded from the Hugging Face hub: {reason}"
+            f"model {repo!r} is no local folder and could not be downloaded from the Hugging Face hub: {reason}: "
+            "check its name and the connection, or name a folder"
         ) from error
     if not any(folder.glob("*.safetensors")):
         here = repo.split("/")[1]

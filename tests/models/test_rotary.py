@@ -56,6 +56,7 @@ def test_dynamic_is_default_within_the_models_positions():
         ({"rope_type": "linear", "factor": 1e-45, "rope_theta": 1e-30}, 8, "give frequencies that are not finite"),
         ({"rope_type": "yarn", "factor": 2.0, "rope_theta": 1.0}, 8, "give frequencies that are not finite"),
         ({"rope_type": "yarn", "factor": 2.0, "beta_fast": 0}, 8, "beta_fast=0, .*: expected more than 0"),
+        ({"rope_type": "yarn", "factor": 2.0, "truncate": "false"}, 8, "truncate='false': expected true or false"),
         ({"rope_type": "yarn", "factor": 2.0, "attention_factor": math.nan}, 8, "number for 'attention_factor'"),
         ({**LONG, "short_factor": [1.0, 1.0, 0.0, 1.0]}, 8, "give frequencies that are not finite"),
         ({**LONG, "short_factor": [1.0, 1.0, math.nan, 1.0]}, 8, "4 numbers for 'short_factor'"),

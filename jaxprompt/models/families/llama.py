@@ -40,7 +40,7 @@ def rope_parameters(config: Mapping[str, Any], theta: float = 10000.0) -> dict[s
     nested = next((name for name, value in scaling.items() if isinstance(value, dict)), None)
     if nested is not None:
         kind = config.get("model_type")
-        raise InputError(f"config.json: rope_parameters of its own for {nested!r} is not implemented for {kind!r}")
+        raise InputError(f"config.json: rope_parameters of its own for {shown(nested)} is not implemented for {kind!r}")
     rope = {"rope_theta": setting(config, "rope_theta", default=theta, kind=float), **scaling}
     original = setting(config, "original_max_position_embeddings", default=None)
     if original is not None and rope.get("rope_type", rope.get("type")) in ("llama3", "longrope", "yarn"):
