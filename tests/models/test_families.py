@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 from pathlib import Path
@@ -74,11 +75,16 @@ def config(name, **changes):
         ("gemma3", {"rope_scaling": LINEAR, "partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
         ("roberta", {"pad_token_id": -1}, "'pad_token_id' is -1, expected a token id"),
         *((name, {key: bad}, f"'{key}' is {bad}") for name, key in EPSILONS for bad in (math.nan, math.inf, -1e-5)),
-        ("llama-untied", {"rms_norm_eps": 10**400}, "'rms_norm_eps' is 1000.*0, expected a finite number"),
-        ("granite", {"logits_scaling": math.nan}, "'logits_scaling' is nan, expected a finite number"),
+        ("llama-untied", {"rms_norm_eps": 10**400}, "'rms_norm_eps' is 1000.*0, expected a finite float32 number"),
+        ("llama-untied", {"rms_norm_eps": 1e38}, "'rms_norm_eps' is 1e[+]38, expected a finite float32 number"),
+        ("granite", {"logits_scaling": math.nan}, "'logits_scaling' is nan, expected a finite float32 number"),
         ("gemma2", {"attn_logit_softcapping": 0.0}, "'attn_logit_softcapping' is 0.0, expected a positive number"),
         ("gemma2", {"final_logit_softcapping": -1.0}, "'final_logit_softcapping' is -1.0, expected a positive number"),
-        ("gemma3", {"rope_local_base_freq": math.inf}, "'rope_local_base_freq' is inf, expected a finite number"),
+        (
+            "gemma3",
+            {"rope_local_base_freq": math.inf},
+            "'rope_local_base_freq' is inf, expected a finite float32 number",
+        ),
         ("llama-untied", {"vocab_size": -1}, "'vocab_size' is -1, expected a positive integer"),
         ("llama-untied", {"vocab_size": 61.0}, "'vocab_size' is 61.0, expected an integer"),
         ("llama-untied", {"vocab_size": [61] * 10**6}, r"'vocab_size' is \[61, 61, .*\.\.\.\], expected an integer"),
@@ -234,3 +240,20 @@ def test_head_follows_what_is_stored():
     assert translate({**llama, "tie_word_embeddings": True}, set()).head == "tied"
     bert = FAMILIES["bert"].translate(config("bert"), {"cls.predictions.transform.dense.weight"})
     assert (bert.head, bert.pooler) == ("tied", False)
+
+
+WRONG = [-1, 0, 10**30, 10**400, 1.5, 1e308, 1e-320, math.nan, "1", [1], {"a": 1}, True, [[]], [None], 2**31 - 1]
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in GOLDEN.glob("*/config.json")))
+def test_wrong_settings_never_escape_as_another_error(name):
+    """Whatever stands where a setting is expected, it is taken or refused in one line."""
+    raw = config(name)
+    settings = [(key, None) for key in raw] + [(key, k) for key in raw if isinstance(raw[key], dict) for k in raw[key]]
+    for (key, inner), wrong in itertools.product(settings, WRONG):
+        changed = {**raw, key: wrong if inner is None else {**raw[key], inner: wrong}}
+        try:
+            family_of(changed.get("model_type")).translate(changed, {"decoder.final_layer_norm.weight"})
+        except InputError as error:
+            assert "\n" not in str(error)
+            assert len(str(error)) < 700

@@ -100,7 +100,7 @@ def setting(
     """Returns the first of `names` that config.json holds and that is not null, else `default`.
 
     Raises:
-      InputError: it is not of `kind`, is an int below 1 or above `most`, or a float that is not finite.
+      InputError: it is not of `kind`, is an int below 1 or above `most`, or a float that is not finite in float32.
     """
     for name in names:
         value = config.get(name)
@@ -115,8 +115,8 @@ def setting(
         if kind is int and not 1 <= value <= most:
             raise InputError(f"config.json: {name!r} is {shown(value)}, expected a positive integer up to {most}")
         # Of an int, too, that no float can hold.
-        if kind is float and not -1e300 < value < 1e300:
-            raise InputError(f"config.json: {name!r} is {shown(value)}, expected a finite number")
+        if kind is float and not abs(value) < 1e38:
+            raise InputError(f"config.json: {name!r} is {shown(value)}, expected a finite float32 number")
         return value
     return default
 
@@ -133,7 +133,7 @@ def layer_count(config: Mapping[str, Any], *names: str, default: int) -> int:
 
 def norm_epsilon(config: Mapping[str, Any], name: str, default: float) -> float:
     """As `setting`, for what a norm adds to a variance; raises InputError if it is negative."""
-    value = setting(config, name, default=default, kind=float)
+    value = float(setting(config, name, default=default, kind=float))
     if value < 0:
         raise InputError(f"config.json: {name!r} is {value!r}, expected a number from 0 up (usually {default})")
     return value

@@ -44,7 +44,7 @@ def _cap(config: Mapping[str, Any], name: str, default: float | None) -> float |
     cap = optional(config, name, default, float)
     if cap is not None and not cap > 0:
         raise InputError(f"config.json: {name!r} is {cap!r}, expected a positive number, or null for none")
-    return cap
+    return None if cap is None else float(cap)
 
 
 def _gemma23(config: Mapping[str, Any], names: Set[str], caps: tuple[float | None, float | None], **defaults: Any):
