@@ -157,6 +157,9 @@ ENCODERS = {
     "roberta-untied": lambda: hf.RobertaForMaskedLM(
         hf.RobertaConfig(**size(max_position_embeddings=34), type_vocab_size=1, tie_word_embeddings=False)
     ),
+    "roberta-pad": lambda: hf.RobertaForMaskedLM(
+        hf.RobertaConfig(**size(max_position_embeddings=36), type_vocab_size=1, pad_token_id=3, hidden_act="quick_gelu")
+    ),
     "xlm-roberta": lambda: hf.XLMRobertaModel(
         hf.XLMRobertaConfig(**size(max_position_embeddings=34), type_vocab_size=1)
     ),
