@@ -19,7 +19,14 @@ def did_you_mean(value: str, options: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(value), options, n=1)
     if near:
         return f" (did you mean {near[0]!r}?)"
-    return f" (choose from: {', '.join(options)})" if options else ""
+    return f" (choose from: {listed(options)})" if options else ""
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """Returns names with commas between them, the first of them where there are many."""
+    names = [str(name) for name in names]
+    rest = len(names) - most
+    return ", ".join(names if rest <= 1 else [*names[:most], f"... and {rest} more"])
 
 
 @contextmanager
