@@ -13,7 +13,6 @@ from jaxprompt.backbone import Backbone, load_backbone
 from jaxprompt.config import Config
 from jaxprompt.data.sources import read_rows
 from jaxprompt.errors import InputError
-from jaxprompt.machine.packages import in_package
 from jaxprompt.machine.sharding import make_mesh
 from jaxprompt.methods import Method, make_method
 from jaxprompt.objectives import Objective, normalize, pool
@@ -22,8 +21,9 @@ from jaxprompt.reports.terminal import Reporter
 from jaxprompt.scoring.forward import Forward
 from jaxprompt.text.encode import RowEncoder
 from jaxprompt.text.encoded import Encoded
-from jaxprompt.text.labels import LabelSet, infer_labels
+from jaxprompt.text.labels import LabelSet, by_label, infer_labels
 from jaxprompt.text.templates import parse_template
+from jaxprompt.text.values import column_value, text_value
 from jaxprompt.types import Inputs
 
 
@@ -40,7 +40,8 @@ class Experiment:
 
     @functools.cached_property
     def labels(self) -> LabelSet | None:
-        return LabelSet(self.objective.label_names) if self.objective.scores_classes else None
+        inferred = self.config.objective.labels is None
+        return LabelSet(self.objective.label_names, inferred) if self.objective.scores_classes else None
 
     @property
     def label_texts(self) -> tuple[str, ...]:
@@ -65,9 +66,9 @@ class Experiment:
         for number, row in enumerate(rows, 1):
             target = label = None
             if labelled and self.objective.scores_classes:
-                label = self.labels.label_id(_column(row, columns.label, number, "data.label"), row=number)
+                label = self.labels.label_id(column_value(row, columns.label, number, "data.label"), row=number)
             elif labelled:
-                target = str(_column(row, columns.target, number, "data.target"))
+                target = text_value(row, columns.target, number, "data.target")
             examples.append(self.encoder.encode(row, target, label, number=number))
         return examples
 
@@ -90,12 +91,6 @@ class Experiment:
             "max_length": self.encoder.max_length,
         }
         return Prompt(self.method.name, host["prompt"], host["head"], info)
-
-
-def _column(row: dict, name: str, number: int, key: str):
-    if name not in row or row[name] is None:
-        raise InputError(f"row {number} has no {name!r}: its columns are {', '.join(row)}; set {key}")
-    return row[name]
 
 
 def configured_backbone(config: Config) -> Backbone:
@@ -224,15 +219,16 @@ def training_rows(config: Config) -> list[dict]:
     rows = _rows(config, "train")
     if config.data.per_label is None:
         return rows
-    by_label: dict[str, list[int]] = {}
-    for number, row in enumerate(rows):
-        by_label.setdefault(str(_column(row, config.data.label, number + 1, "data.label")), []).append(number)
+    given = config.objective.labels if config.objective.type != "generation" else None
+    with naming(config, "train"):
+        labels = LabelSet(tuple(given)) if given else infer_labels(rows, config.data.label)
+        numbers_of = by_label(rows, config.data.label, labels)
     rng = np.random.default_rng([config.seed, 7])
     few = config.data.per_label
-    short = next((label for label, numbers in by_label.items() if len(numbers) < few), None)
+    short = next((label for label, numbers in numbers_of.items() if len(numbers) < few), None)
     if short is not None:
-        raise InputError(f"data.per_label is {few}, but label {short!r} has {len(by_label[short])} rows: lower it")
-    chosen = [n for numbers in by_label.values() for n in rng.choice(numbers, few, replace=False)]
+        raise InputError(f"data.per_label is {few}, but label {short!r} has {len(numbers_of[short])} rows: lower it")
+    chosen = [n for numbers in numbers_of.values() for n in rng.choice(numbers, few, replace=False)]
     return [rows[n] for n in sorted(chosen)]
 
 
@@ -252,12 +248,7 @@ def validation_rows(config: Config) -> list[dict]:
 
 
 def _rows(config: Config, name: str) -> list[dict]:
-    source = getattr(config.data, name)
-    if isinstance(source, str) and source.startswith("memory:"):
-        raise InputError(f"data.{name} was given in memory and not kept: pass the rows again, or name a file")
-    if isinstance(source, str) and source.startswith("package:"):
-        source = in_package(source)
-    rows = read_rows(source, config.data.columns)
+    rows = read_rows(getattr(config.data, name), config.data.columns)
     return rows[: getattr(config.data, f"{name}_rows")]
 
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import math
-import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -16,6 +14,7 @@ from jaxprompt.text.layout import MASK, Layout, Text, make_layout, split_sides
 from jaxprompt.text.templates import Template, ToDecoder
 from jaxprompt.text.tokens import TextTokenizer, text_tokenizer
 from jaxprompt.text.truncate import shorten
+from jaxprompt.text.values import text_value
 
 if TYPE_CHECKING:  # Importing it takes seconds.
     from transformers import PreTrainedTokenizerBase
@@ -221,7 +220,7 @@ class RowEncoder:
 
     def _trunk(self, layout: Layout, row: Mapping[str, Any], limit: int, number: int | None) -> tuple[list[int], bool]:
         """Returns the ids up to the target, at most `limit` of them, and whether fields were cut for that."""
-        texts = [_field(row, name, number) for name in layout.fields]
+        texts = [text_value(row, name, number) for name in layout.fields]
         trunk = self._assemble(layout, texts, number)
         if len(trunk) <= limit:
             return trunk, False
@@ -318,19 +317,6 @@ def _word_ids(words: Sequence[Sequence[str]], tokens: TextTokenizer, layout: Lay
                 )
             seen[ids] = label, word
     return tuple(seen)
-
-
-def _field(row: Mapping[str, Any], name: str, number: int | None) -> str:
-    if name not in row:
-        raise InputError(f"{_where(number)}no field {name!r}{did_you_mean(name, row)}")
-    value = row[name]
-    if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-            raise InputError(f"{_where(number)}field {name!r} has half a surrogate pair (repair the text)")
-        return value
-    if isinstance(value, numbers.Real) and not math.isnan(value):
-        return str(value)
-    raise InputError(f"{_where(number)}field {name!r} is {value!r} (give a text or a number)")
 
 
 def _where(number: int | None) -> str:
