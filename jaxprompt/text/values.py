@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import re
 import reprlib
 from collections.abc import Mapping
 from decimal import Decimal
@@ -9,6 +10,7 @@ from typing import Any
 
 from jaxprompt.errors import InputError, did_you_mean, listed
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 60, 60
 
@@ -45,21 +47,20 @@ def as_text(value: Any) -> str:
     """Returns a value as text, as in `text_value`. Raises InputError: what is wrong, to be put behind the value's name."""
     found = plain(value)
     if isinstance(found, str):
-        if not found.isascii() and any("\ud800" <= char <= "\udfff" for char in found):
+        if not found.isascii() and _SURROGATE.search(found):
             raise InputError("has half a surrogate pair (repair the text)")
         return str(found)
     if isinstance(found, bool):
         return "true" if found else "false"
-    if isinstance(found, numbers.Real | Decimal):
-        try:
+    if is_missing(found):
+        raise InputError(f"is {shown(found)} (fill it in, or remove the row)")
+    try:
+        if isinstance(found, numbers.Integral) or (isinstance(found, numbers.Real | Decimal) and math.isfinite(found)):
             # numpy's own text of a float32 has its digits only: 0.1, not 0.10000000149011612.
-            text = str(value if isinstance(value, numbers.Real) else found)
-        except ValueError:  # Python refuses to write very many digits, which takes it quadratic time.
-            raise InputError("is a number of thousands of digits (give a shorter one, or a text)") from None
-        if isinstance(found, numbers.Integral) or math.isfinite(found):
-            return text
-    remedy = "fill it in, or remove the row" if is_missing(found) else "give a text or a number"
-    raise InputError(f"is {shown(found)} ({remedy})")
+            return str(value if isinstance(value, numbers.Real) else found)
+    except (ValueError, OverflowError):  # Python writes no number of so many digits, which takes it quadratic time.
+        raise InputError("is too large a number (give a smaller one, or a text)") from None
+    raise InputError(f"is {shown(found)} (give a text or a number)")
 
 
 def plain(value: Any) -> Any:
