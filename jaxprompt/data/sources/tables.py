@@ -23,16 +23,19 @@ def read_tsv(text: str, name: str, columns: Sequence[str] | None) -> list[Row]:
     header = list(rows[0])
     if columns is None and all(map(_in_quotes, header)):
         _warn_of_quotes(name, header[0])
-    for row in rows:
-        for value in row.values():
-            if _in_quotes(value) and '""' in value[1:-1] and '"' not in value[1:-1].replace('""', ""):
-                _warn_of_quotes(name, value)
-                return rows
+    doubled = (value for row in rows for value in row.values() if _doubled(value)) if '""' in text else iter(())
+    if (value := next(doubled, None)) is not None:
+        _warn_of_quotes(name, value)
     return rows
 
 
 def _in_quotes(value: str) -> bool:
     return len(value) > 2 and value[0] == value[-1] == '"'
+
+
+def _doubled(value: str) -> bool:
+    """Whether a value is as a program writes one that holds quotes: in quotes, those inside doubled."""
+    return _in_quotes(value) and '""' in value[1:-1] and '"' not in value[1:-1].replace('""', "")
 
 
 @functools.cache  # Once per file, however often it is read.
