@@ -22,10 +22,11 @@ def read_tsv(text: str, name: str, columns: Sequence[str] | None) -> list[Row]:
     rows = _table(text, name, columns, delimiter="\t", quoting=csv.QUOTE_NONE)
     header = list(rows[0])
     if columns is None and all(map(_in_quotes, header)):
-        _warn_of_quotes(name, header[0])
-    doubled = (value for row in rows for value in row.values() if _doubled(value)) if '""' in text else iter(())
-    if (value := next(doubled, None)) is not None:
-        _warn_of_quotes(name, value)
+        _warn_of_quotes(name, header[0][:60])
+    elif '""' in text:
+        value = next((value for row in rows for value in row.values() if _doubled(value)), None)
+        if value is not None:
+            _warn_of_quotes(name, value[:60])
     return rows
 
 
@@ -41,7 +42,7 @@ def _doubled(value: str) -> bool:
 @functools.cache  # Once per file, however often it is read.
 def _warn_of_quotes(name: str, value: str) -> None:
     logging.getLogger("jaxprompt").warning(
-        f"{name}: {value:.60} seems to be quoted, and a .tsv is read without quotes: they are kept as text (write it with "
+        f"{name}: {value} seems to be quoted, and a .tsv is read without quotes: they are kept as text (write it with "
         "quoting=csv.QUOTE_NONE, or as .csv, which is read with them)"
     )
 
@@ -56,9 +57,7 @@ def _table(text: str, name: str, columns: Sequence[str] | None, **dialect: Any) 
     for line, values in records:
         if len(values) != len(names):
             quoted = dialect.get("quoting") == csv.QUOTE_NONE and any(value.startswith('"') for value in values)
-            remedy = "correct the line" + (
-                "; a .tsv is read without quotes: save quoted text as .csv" if quoted else ""
-            )
+            remedy = "save quoted text as .csv: a .tsv is read without quotes" if quoted else "correct the line"
             raise InputError(
                 f"{name}:{line}: {len(values)} values for {len(names)} columns: {listed(names)} ({remedy})"
             )

@@ -166,7 +166,7 @@ def test_strings_bom_blank_lines_and_big_fields(tmp_path):
         (
             "x.tsv",
             'a\tb\n"1\t2"\t3\n',
-            "x.tsv:2: 3 values for 2 columns: a, b (correct the line; a .tsv is read without",
+            "x.tsv:2: 3 values for 2 columns: a, b (save quoted text as .csv: a .tsv is read",
         ),
         ("x.txt", "a", "x.txt: unknown kind of file '.txt'"),
         ("x.jsonn", "a", "did you mean '.json"),
