@@ -42,3 +42,15 @@ def within_memory(remedy: str) -> Iterator[None]:
             raise
         found = str(error).partition("RESOURCE_EXHAUSTED: ")[2].splitlines()[0].rstrip(".")
         raise InputError(f"not enough device memory ({found}): {remedy}") from error
+
+
+def not_finite_examples(numbers: list[int], size: int, dtype) -> InputError:
+    """What to say of examples, numbered from 1, whose scores are NaN or infinite."""
+    shown = ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
+    overflow = "float16" in str(dtype) and "bfloat16" not in str(dtype)
+    why = (
+        "the model overflows float16: set dtype=bfloat16"
+        if overflow
+        else "the weights or the prompt give numbers without end: lower optimizer.learning_rate, or look at those rows"
+    )
+    return InputError(f"scores of example {shown} (of {size}) are not finite: {why}")

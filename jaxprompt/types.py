@@ -1,7 +1,9 @@
-"""The arrays that pass between data, methods, models and the train step."""
+"""The values that pass between data, methods, models, objectives and the train step: read this first."""
+
+import dataclasses
 
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 
 class Prefix(struct.PyTreeNode):
@@ -23,6 +25,30 @@ class Prefix(struct.PyTreeNode):
 def prefix_length(prefix: Prefix | None) -> int:
     """Returns the position at which the tokens after a prefix start; 0 without one."""
     return 0 if prefix is None else prefix.length
+
+
+class Conditioning(struct.PyTreeNode):
+    """What a backbone is conditioned on: what a method makes of its parameters, and all that anything else knows of it.
+
+    Attributes:
+      soft: the soft-token table; None: there is none.
+      prefix: keys and values that come before everything else. Of an encoder-decoder, the decoder's.
+      source_prefix: the encoder's, of an encoder-decoder.
+    """
+
+    soft: Float[Array, "prompt embed"] | None = None
+    prefix: Prefix | None = None
+    source_prefix: Prefix | None = None
+
+    @property
+    def reaches_hard_text(self) -> bool:
+        """Whether text before the first soft token comes out otherwise than in the bare model.
+
+        Soft rows are seen from where they stand on. Everything else is taken to change all text, so that what is added
+        here one day cannot be forgotten.
+        """
+        others = (field.name for field in dataclasses.fields(self) if field.name != "soft")
+        return any(getattr(self, name) is not None for name in others)
 
 
 class Inputs(struct.PyTreeNode):
@@ -61,7 +87,8 @@ class Batch(struct.PyTreeNode):
         verbalizer).
       target_weight: 1.0, or 0.0 where unused.
       pool_at: per slot, the position of its pooled token (first token of an encoder's text, last of a decoder's).
-      labels: per slot, the class of the example, or -1.
+      answers: per slot, what the objective compares with, by name: whole numbers, -1 where there is none (such as
+        "label", the class of the example), or fractions, NaN where there is none.
       index: per slot, the example's number in its data set, or -1 in an empty slot.
       source: the encoder's rows, of an encoder-decoder, whose decoder all of the above is about: an example has the
         same row and the same segment number in both.
@@ -73,6 +100,20 @@ class Batch(struct.PyTreeNode):
     target_group: Int[Array, "rows targets"]
     target_weight: Float[Array, "rows targets"]
     pool_at: Int[Array, "rows slots"]
-    labels: Int[Array, "rows slots"]
+    answers: dict[str, Shaped[Array, "rows slots"]]
     index: Int[Array, "rows slots"]
     source: Inputs | None = None
+
+
+class Scores(struct.PyTreeNode):
+    """What one batch scored.
+
+    Attributes:
+      loss: sum of the losses of everything scored.
+      count: how many things were scored: target tokens, or examples. `loss / count` is the mean.
+      outputs: per slot, by name, what metrics and predictions are made of (such as "logits" per class).
+    """
+
+    loss: Float[Array, ""]
+    count: Float[Array, ""]
+    outputs: dict[str, Float[Array, "rows slots ..."]]

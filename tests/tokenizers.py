@@ -1,6 +1,7 @@
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from jaxprompt.objectives import OBJECTIVES, DataAccess
+from jaxprompt.objectives.pooling import Pooled
 from jaxprompt.text.encode import RowEncoder
+from jaxprompt.text.labels import LabelSet
 from jaxprompt.text.templates import parse_template
 
 CORPUS = [
@@ -100,14 +104,42 @@ def any_tokenizer(request):
     return request.getfixturevalue(request.param)
 
 
+class Encoding:
+    """A row encoder and an objective, as an experiment has them."""
+
+    def __init__(self, encoder, objective):
+        self.encoder, self.objective = encoder, objective
+
+    def __getattr__(self, name):
+        return getattr(self.objective if hasattr(self.objective, name) else self.encoder, name)
+
+    def encode(self, row, target=None, label=None, *, number=None):
+        answer = {} if target is None else {"target": target}
+        return self.objective.encode(row, answer if label is None else {**answer, "label": label}, self.encoder, number)
+
+
+def encoding(template, tokenizer, vocab_size, causal, max_length, objective, words=None, start_id=None, pool=None):
+    """An `Encoding` for a model of that kind."""
+    kind, access = OBJECTIVES[objective], DataAccess("label", "target", lambda: LabelSet(("no", "yes")))
+    labels = {str(number): list(group) for number, group in enumerate(words)} if words else None
+    given = {} if objective == "generation" else {"labels": labels} | ({"pool": pool} if pool else {})
+    kind.check(template, causal, start_id is not None)
+    made = kind.build(kind.Options(**given), access)
+    encoder = RowEncoder(template, tokenizer, vocab_size, causal, max_length, made.scores_eos, start_id)
+    # A similarity would embed its labels; what is laid out is the same.
+    bound = Pooled.bound if isinstance(made, Pooled) else type(made).bound
+    return Encoding(encoder, bound(made, SimpleNamespace(causal=causal), encoder))
+
+
 @pytest.fixture
 def make_encoder():
-    """Builds an encoder; by default of a generator if the template has a target, else of a causal classifier."""
+    """Builds an encoding; by default of a generator if the template has a target, else of a causal classifier."""
 
     def make(text, tokenizer, *, causal=True, objective=None, max_length=512, words=None, pool=None):
         template = parse_template(text)
         objective = objective or ("generation" if template.has_target else "classifier")
-        pool = pool or ("last" if causal else "first")
-        return RowEncoder(template, tokenizer, len(tokenizer), causal, max_length, objective, words, pool=pool)
+        if objective == "classifier":
+            pool = pool or ("last" if causal else "first")
+        return encoding(template, tokenizer, len(tokenizer), causal, max_length, objective, words, pool=pool)
 
     return make

@@ -1,12 +1,12 @@
 """The experiment as a user writes it."""
 
 from jaxprompt.config.keys import dump, flat, help_text, keys, load_config, yaml_value
-from jaxprompt.config.sections import MACHINE_KEYS, Config, OptimizerConfig
+from jaxprompt.config.sections import MACHINE_KEYS, Config, OptimizerOptions
 
 __all__ = [
     "MACHINE_KEYS",
     "Config",
-    "OptimizerConfig",
+    "OptimizerOptions",
     "dump",
     "flat",
     "help_text",

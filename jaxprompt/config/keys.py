@@ -2,15 +2,42 @@
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from jaxprompt.config.sections import Config
 from jaxprompt.errors import InputError, did_you_mean
+from jaxprompt.options import Options
+
+
+@dataclass(frozen=True)
+class Key:
+    """A dotted key of a config.
+
+    Attributes:
+      fields: its pydantic field in each choice that has it; of a key outside such sections, under None.
+    """
+
+    fields: dict[str | None, FieldInfo]
+
+    @property
+    def field(self) -> FieldInfo:
+        """Any of them: a key has one type and one meaning."""
+        return next(iter(self.fields.values()))
+
+    @property
+    def annotation(self) -> Any:
+        """The type, of a key that chooses all choices together."""
+        kinds = [field.annotation for field in self.fields.values()]
+        if len(kinds) > 1 and all(typing.get_origin(kind) is Literal for kind in kinds):
+            return Literal[tuple(dict.fromkeys(value for kind in kinds for value in typing.get_args(kind)))]
+        return kinds[0]
 
 
 def load_config(source: str | Path | Mapping | Config, overrides: Mapping[str, Any] | list[str] = ()) -> Config:
@@ -18,7 +45,8 @@ def load_config(source: str | Path | Mapping | Config, overrides: Mapping[str, A
 
     Args:
       source: a YAML file, a mapping, or a Config.
-      overrides: `["train.steps=10", ...]`, or a mapping of dotted keys or of nested sections.
+      overrides: `["train.steps=10", ...]`, or a mapping of dotted keys or of nested sections. An override that makes
+        another choice, such as `method.name=none`, drops the options that the source has for the one before.
 
     Raises:
       InputError: an unknown key, a wrong type or an impossible value, naming the key and the nearest valid one.
@@ -32,9 +60,10 @@ def load_config(source: str | Path | Mapping | Config, overrides: Mapping[str, A
         if tree.get("run_dir") is None:
             tree["run_dir"] = str(Path("runs") / Path(source).stem)
     if isinstance(overrides, Mapping):
-        pairs = [(key, value) for name, item in overrides.items() for key, value in _flatten(name, item)]
+        pairs = [pair for name, item in overrides.items() for pair in _flatten(name, item)]
     else:
         pairs = [_parse_override(item) for item in overrides]
+    _drop_unchosen(tree, dict(pairs))
     for key, value in pairs:
         _assign(tree, key, value)
     _check_keys(tree)
@@ -44,37 +73,64 @@ def load_config(source: str | Path | Mapping | Config, overrides: Mapping[str, A
         raise InputError(_one_line(error)) from None
 
 
-def keys(section: type[BaseModel] = Config, before: str = "") -> dict[str, Any]:
-    """All dotted keys of a section, in order, with their pydantic fields."""
-    found = {}
-    for name, field in section.model_fields.items():
-        inner = _section_of(field)
-        if inner is not None:
-            found.update(keys(inner, f"{before}{name}."))
-        else:
-            found[before + name] = field
-    return found
+def keys() -> dict[str, Key]:
+    """All dotted keys, in order."""
+    found: dict[str, dict[str | None, FieldInfo]] = {}
+
+    def walk(section: type[Options], before: str, choice: str | None) -> None:
+        for name, field in section.model_fields.items():
+            inner = _section_of(field)
+            if before == "" and name in Config.choices:
+                options = Config.choices[name]
+                # The key that chooses comes first.
+                found[f"{name}.{options.key}"] = {}
+                for chosen, option in options.options.items():
+                    walk(option, f"{name}.", chosen)
+            elif inner is not None:
+                walk(inner, f"{before}{name}.", choice)
+            else:
+                found.setdefault(before + name, {})[choice] = field
+
+    walk(Config, "", None)
+    return {key: Key(fields) for key, fields in found.items()}
 
 
 def flat(config: Config) -> dict[str, Any]:
-    """All dotted keys of a config with their values."""
+    """All dotted keys that a config has, with their values."""
     found = {}
     for key in keys():
-        value = config
+        value: Any = config
         for part in key.split("."):
-            value = getattr(value, part)
-        found[key] = value
+            value = getattr(value, part, _ABSENT)
+        if value is not _ABSENT:
+            found[key] = value
     return found
+
+
+_ABSENT = object()
 
 
 def help_text() -> str:
     """One line per key: its type, default and meaning."""
     lines = []
-    for key, field in keys().items():
-        kind = _type_name(field.annotation)
-        default = "required" if field.is_required() else f"default {yaml_value(field.default)}"
-        lines.append(f"  {key} ({kind}, {default})\n      {field.description}")
+    for name, key in keys().items():
+        kind = _type_name(key.annotation)
+        section, _, last = name.partition(".")
+        choice = Config.choices.get(section)
+        if choice is not None and last == choice.key:
+            lines.append(f"  {name} ({kind}, default {choice.default})")
+            lines += [f"      {chosen}: {field.description}" for chosen, field in key.fields.items()]
+            continue
+        shown = {chosen: _default(field) for chosen, field in key.fields.items()}
+        default = next(iter(shown.values()))
+        default += "".join(f", {c} {v}" for c, v in shown.items() if v != next(iter(shown.values())))
+        only = "" if choice is None or len(shown) == len(choice.options) else f"{', '.join(shown)}: "
+        lines.append(f"  {name} ({kind}, {default})\n      {only}{key.field.description}")
     return "\n".join(lines)
+
+
+def _default(field: FieldInfo) -> str:
+    return "required" if field.is_required() else f"default {yaml_value(field.default)}"
 
 
 def yaml_value(value) -> str:
@@ -86,7 +142,7 @@ def dump(tree: Mapping) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
-def _section_of(field) -> type[BaseModel] | None:
+def _section_of(field: FieldInfo) -> type[Options] | None:
     return field.annotation if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) else None
 
 
@@ -121,36 +177,38 @@ def _read_yaml(path: Path) -> dict:
 
 
 def _parse_override(item: str) -> tuple[str, Any]:
-    key, equals, value = item.partition("=")
+    name, equals, value = item.partition("=")
     if not equals:
         raise InputError(f"override {item!r} is not of the form key=value")
-    field = keys().get(key)
-    if field is not None and str in (field.annotation, *typing.get_args(field.annotation)):
+    key = keys().get(name)
+    if key is not None and str in (key.annotation, *typing.get_args(key.annotation)):
         # A text stays as it is typed: `{soft:20} {text}` is no YAML mapping. Lists of rows are for the Python API.
-        return key, None if value == "null" else value
+        return name, None if value == "null" else value
     try:
-        return key, yaml.safe_load(value)
+        return name, yaml.safe_load(value)
     except yaml.YAMLError:
         raise InputError(f"override {item!r}: the value is not YAML") from None
 
 
-def _flatten(name: str, item) -> list[tuple[str, Any]]:
+def _flatten(name: str, item: Any) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a section given as a mapping or as options; any other value is that of its key."""
     if isinstance(item, BaseModel):
         item = item.model_dump(exclude_unset=True)
-    field = Config.model_fields.get(name.split(".")[0])
-    is_section = "." not in name and field is not None and _section_of(field) is not None
-    if is_section and isinstance(item, Mapping):
-        # `init` is the one section inside a section.
-        return [
-            pair
-            for key, value in item.items()
-            for pair in (
-                [(f"{name}.init.{k}", v) for k, v in value.items()]
-                if (name, key) == ("method", "init") and isinstance(value, Mapping)
-                else [(f"{name}.{key}", value)]
-            )
-        ]
-    return [(name, item)]
+    if isinstance(item, Mapping) and item and any(key.startswith(f"{name}.") for key in keys()):
+        for inner, value in item.items():
+            yield from _flatten(f"{name}.{inner}", value)
+    else:
+        yield name, item
+
+
+def _drop_unchosen(tree: dict, overrides: Mapping[str, Any]) -> None:
+    """Takes options out of the source that an override's other choice does not have."""
+    for section, choice in Config.choices.items():
+        name = overrides.get(f"{section}.{choice.key}")
+        values = tree.get(section)
+        if name in choice.options and isinstance(values, dict) and choice.name_of(values) != name:
+            for key in values.keys() - choice.options[name].model_fields.keys():
+                del values[key]
 
 
 def _assign(tree: dict, key: str, value) -> None:
@@ -168,29 +226,54 @@ def _copy(tree):
     return {key: _copy(value) if isinstance(value, Mapping | BaseModel) else value for key, value in tree.items()}
 
 
-def _check_keys(tree: dict, section: type[BaseModel] = Config, before: str = "") -> None:
+def _check_keys(tree: Mapping, section: type[Options] = Config, before: str = "", chosen: str | None = None) -> None:
     for name, value in tree.items():
         key = f"{before}{name}"
         field = section.model_fields.get(name)
         if field is None:
-            same_leaf = [k for k in keys() if k.split(".")[-1] == str(name)]
-            hint = f" (did you mean {same_leaf[0]!r}?)" if same_leaf else did_you_mean(key, list(keys()))
-            raise InputError(f"unknown config key {key!r}{hint}")
+            raise InputError(_unknown(key, chosen))
+        choice = Config.choices.get(name) if not before else None
         inner = _section_of(field)
-        if inner is not None:
-            if not isinstance(value, Mapping):
-                options = ", ".join(f"{key}.{n}" for n in inner.model_fields)
-                raise InputError(f"config key {key!r} is a section, not {value!r}: set {options}")
-            _check_keys(value, inner, key + ".")
+        if choice is None and inner is None:
+            continue
+        if not isinstance(value, Mapping):
+            options = ", ".join(known for known in keys() if known.startswith(f"{key}."))
+            raise InputError(f"config key {key!r} is a section, not {value!r}: set {options}")
+        if choice is not None:
+            picked = choice.name_of(value)
+            inner = choice.options.get(picked) if isinstance(picked, str) else None
+            if inner is None:
+                where = f"config key {f'{key}.{choice.key}'!r}"
+                raise InputError(f"{where} has the value {picked!r}{did_you_mean(picked, choice.options)}")
+            _check_keys(value, inner, f"{key}.", picked)
+        else:
+            _check_keys(value, inner, f"{key}.", chosen)
+
+
+def _unknown(name: str, chosen: str | None) -> str:
+    """What to say of a key that the config, or what it has chosen, does not know."""
+    key = keys().get(name)
+    if key is not None:
+        section = name.partition(".")[0]
+        choosing, owners = f"{section}.{Config.choices[section].key}", list(key.fields)
+        return (
+            f"config key {name!r} goes with {choosing} {' or '.join(owners)}, not with {chosen}: remove it, or set "
+            f"{choosing}={owners[0]}"
+        )
+    same_leaf = [known for known in keys() if known.split(".")[-1] == name.split(".")[-1]]
+    hint = f" (did you mean {same_leaf[0]!r}?)" if same_leaf else did_you_mean(name, list(keys()))
+    return f"unknown config key {name!r}{hint}"
 
 
 def _one_line(error: ValidationError) -> str:
     first = error.errors()[0]
     parts = [str(p) for p in first["loc"]]
+    if len(parts) > 1 and parts[0] in Config.choices:
+        del parts[1]  # the choice
     known = keys()
     key = next((".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in known), ".".join(parts))
     if first["type"] == "missing":
-        return f"config lacks {key!r}: {known[key].description}"
+        return f"config lacks {key!r}: {known[key].field.description}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if first["type"] == "literal_error":

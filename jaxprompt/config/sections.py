@@ -1,73 +1,85 @@
-"""What can be set: frozen, validated sections."""
+"""What can be set: frozen, validated sections. Where a table offers a choice, its entries bring their own options."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
 
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class InitConfig(Section):
-    type: Literal["vocab", "labels", "text", "uniform", "normal", "zero", "file"] = Field(
-        "vocab", description="start from sampled vocabulary, label words, a text, random numbers, zero values or a file"
-    )
-    text: str | None = Field(None, description="the text to start from (type text)")
-    path: str | None = Field(None, description="a prompt file, run folder or .npy array (type file)")
-    scale: float | None = Field(
-        None, ge=0, description="half-width or standard deviation of a random start; unset: the usual one of its type"
-    )
-    top_k: PositiveInt = Field(5000, description="sample among this many of the most frequent tokens (type vocab)")
-
-    @model_validator(mode="after")
-    def _needs(self):
-        for kind in ("text", "file"):
-            name = "text" if kind == "text" else "path"
-            if self.type == kind and not getattr(self, name):
-                raise ValueError(f"type {kind!r} needs {name}")
-        return self
+from jaxprompt.methods import METHODS
+from jaxprompt.objectives import OBJECTIVES
+from jaxprompt.options import Options
 
 
-class MethodConfig(Section):
-    name: Literal["soft", "prefix", "none"] = Field(
-        "soft", description="soft tokens in the template, a learned prefix of keys and values, or no prompt"
-    )
-    length: PositiveInt = Field(16, description="keys per layer (prefix); soft prompts take theirs from the template")
-    init: InitConfig = Field(InitConfig(), description="where the prompt starts")
+class Choice:
+    """A section whose keys depend on the name that one of them holds.
 
+    Attributes:
+      key: the key that chooses.
+      options: its values, and what each may set; the first is the default.
+    """
 
-class ObjectiveConfig(Section):
-    type: Literal["generation", "verbalizer", "classifier", "similarity"] = Field(
-        "generation",
-        description="score a target text, label words, a classification head, or similarity to label texts",
-    )
-    labels: dict[str, str | list[str]] | list[str] | None = Field(
-        None, description="label names, or label name: word or words; unset: the names found in the training file"
-    )
-    pool: Literal["mean", "first", "last"] | None = Field(
-        None, description="how hidden states become one vector; unset: mean for encoders, last for decoders"
-    )
-    temperature: float = Field(0.05, gt=0, description="cosine similarities are divided by this (similarity)")
+    def __init__(self, key: str, *options: type[Options]):
+        self.key = key
+        self.options = {option.model_fields[key].default: option for option in options}
+        self.default = next(iter(self.options))
 
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _names_are_text(cls, value):
-        # YAML reads the label names 0 and yes as a number and a boolean.
+    def name_of(self, value: Any) -> Any:
+        """The chosen name in a section's plain values, or in its options."""
         if isinstance(value, Mapping):
-            return {_text(k): [_text(w) for w in v] if isinstance(v, list) else _text(v) for k, v in value.items()}
-        return [_text(v) for v in value] if isinstance(value, list | tuple) else value
+            return value.get(self.key, self.default)
+        return getattr(value, self.key, None)
+
+    def section(self) -> Any:
+        """The type of the field."""
+        tagged = (Annotated[option, Tag(name)] for name, option in self.options.items())
+        return Annotated[Union[tuple(tagged)], Discriminator(self.name_of)]  # noqa: UP007 (of a tuple)
 
 
-class DataConfig(Section):
+class OptimizerOptions(Options):
+    """What all optimizers have."""
+
+    learning_rate: float = Field(0.01, ge=0, description="peak learning rate")
+    rates: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="learning rates of groups by name (prompt, head) where they are not that one"
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="decay to 0 over train.steps")
+    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up; the first of n has 1/n of the peak")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
+    clip_norm: PositiveFloat | None = Field(1.0, description="clip the gradient's global norm; null never clips")
+
+
+class AdamWOptions(OptimizerOptions):
+    name: Literal["adamw"] = Field("adamw", description="AdamW")
+    b1: float = Field(0.9, ge=0, lt=1, description="first-moment decay")
+    b2: float = Field(0.999, ge=0, lt=1, description="second-moment decay")
+
+
+class AdafactorOptions(OptimizerOptions):
+    # Lester et al. 2021 as released: nothing clips the gradient, and the decay is not multiplied by the rate.
+    name: Literal["adafactor"] = Field("adafactor", description="the published prompt-tuning recipe")
+    learning_rate: float = Field(0.3, ge=0, description="peak learning rate")
+    weight_decay: float = Field(1e-5, ge=0, description="weight decay per step, whatever the learning rate")
+    clip_norm: PositiveFloat | None = Field(None, description="clip the gradient's global norm; null never clips")
+
+
+class SgdOptions(OptimizerOptions):
+    name: Literal["sgd"] = Field("sgd", description="gradient descent with momentum")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum")
+
+
+METHOD = Choice("name", *(method.Options for method in METHODS.values()))
+OBJECTIVE = Choice("type", *(objective.Options for objective in OBJECTIVES.values()))
+OPTIMIZER = Choice("name", AdamWOptions, AdafactorOptions, SgdOptions)
+
+
+class DataConfig(Options):
     train: str | list[dict[str, Any]] | None = Field(
         None,
         description="training rows: a .jsonl, .json, .csv, .tsv or .parquet file, package:module/file, or dicts",
     )
     validation: str | list[dict[str, Any]] | None = Field(None, description="validation rows, likewise")
     columns: list[str] | None = Field(None, description="column names of files without a header")
-    label: str = Field("label", description="column of the label")
+    label: str = Field("label", description="column of the label, or of the number of a regression")
     target: str = Field("target", description="column of the target text (generation)")
     max_length: PositiveInt | None = Field(None, description="tokens per example; unset: what the backbone allows")
     train_rows: PositiveInt | None = Field(None, description="use only the first N training rows")
@@ -79,28 +91,17 @@ class DataConfig(Section):
     share_prefix: bool = Field(True, description="compute a causal constant prefix once per step; false per example")
 
 
-class OptimizerConfig(Section):
-    name: Literal["adamw", "adafactor", "sgd"] = Field(
-        "adamw", description="adafactor is the published prompt-tuning recipe; use it with learning_rate 0.3"
-    )
-    learning_rate: float = Field(0.01, ge=0, description="peak learning rate of the prompt")
-    head_learning_rate: float | None = Field(None, ge=0, description="of the head; unset: the same")
-    schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="decay to 0 over train.steps")
-    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay; the published adafactor uses 1e-5")
-    clip_norm: float | None = Field(1.0, gt=0, description="clip the gradient's global norm; null never clips")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
-    b1: float = Field(0.9, ge=0, lt=1, description="first-moment decay of adamw")
-    b2: float = Field(0.999, ge=0, lt=1, description="second-moment decay of adamw")
-
-
-class TrainConfig(Section):
+class TrainConfig(Options):
     steps: int = Field(1000, ge=0, description="optimizer steps; 0 scores the prompt without training")
     batch_size: PositiveInt = Field(32, description="examples per step")
     accumulate: PositiveInt = Field(1, description="split each batch into this many parts, to save memory")
     eval_start: bool = Field(True, description="whether the prompt is also evaluated before the first step")
     eval_every: PositiveInt | None = Field(None, description="steps between evaluations; unset: ten in all")
     eval_batch_size: PositiveInt | None = Field(None, description="examples per evaluation batch; unset: batch_size")
+    best_by: str | None = Field(
+        None,
+        description="the figure that chooses the best prompt; unset: the objective's first (accuracy, loss, pearson)",
+    )
     patience: PositiveInt | None = Field(None, description="stop after this many evaluations without improvement")
     log_every: PositiveInt = Field(10, description="steps between lines of metrics.jsonl")
     checkpoint_every: PositiveInt | None = Field(None, description="steps between checkpoints; unset: eval_every")
@@ -110,13 +111,25 @@ class TrainConfig(Section):
     )
 
 
-class MeshConfig(Section):
+class MeshConfig(Options):
     data: int = Field(-1, description="devices over which batches are split; -1: all that are left")
     fsdp: PositiveInt = Field(1, description="devices over which batches and weights are split")
     tensor: PositiveInt = Field(1, description="devices over which heads, MLP and vocabulary are split")
 
 
-class Config(Section):
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class SeedsConfig(Options):
+    start: Seed | None = Field(None, description="seed of the prompt's start; unset: seed")
+    data: Seed | None = Field(None, description="seed of the data's order and of few-shot draws; unset: seed")
+    sampling: Seed | None = Field(None, description="seed of methods that draw at random while they train; unset: seed")
+
+
+class Config(Options):
+    # The sections whose keys depend on a choice.
+    choices: ClassVar[dict[str, Choice]] = {"method": METHOD, "objective": OBJECTIVE, "optimizer": OPTIMIZER}
+
     model: str = Field(description="folder, hub id, or package:module/path of a Hugging Face model")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of the frozen weights")
     quantize: Literal["int8", "int4"] | None = Field(
@@ -130,19 +143,21 @@ class Config(Section):
         description="layers one by one, not in a loop: faster, longer to compile; unset: on a GPU with all weights",
     )
     template: str = Field(description='layout of an example, such as "{soft:20} {text} It was {target}"')
-    method: MethodConfig = MethodConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
+    method: METHOD.section() = METHOD.options[METHOD.default]()
+    objective: OBJECTIVE.section() = OBJECTIVE.options[OBJECTIVE.default]()
     data: DataConfig = DataConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OPTIMIZER.section() = OPTIMIZER.options[OPTIMIZER.default]()
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = MeshConfig()
-    seed: int = Field(0, ge=0, lt=2**32, description="seed of the start, the order of the data and sampling")
+    seed: Seed = Field(0, description="seed of the start, the order of the data and sampling; seeds sets them apart")
+    seeds: SeedsConfig = SeedsConfig()
     run_dir: str | None = Field(None, description="where the run is kept; unset: runs/NAME_OF_CONFIG")
+
+    def seed_of(self, what: Literal["start", "data", "sampling"]) -> int:
+        """The seed of one of the things that are drawn at random."""
+        own = getattr(self.seeds, what)
+        return self.seed if own is None else own
 
 
 # Where and how a run is computed, not what: these may differ when it is resumed or used.
 MACHINE_KEYS = ("attention", "unroll", "train.remat", *(f"mesh.{axis}" for axis in MeshConfig.model_fields))
-
-
-def _text(value) -> str:
-    return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from jaxprompt.data.order import Order
+from jaxprompt.data.order import Order, Parts
 from jaxprompt.data.packing import RowPlan, pack
 from jaxprompt.text.encoded import Encoded
 from jaxprompt.types import Batch
@@ -17,11 +17,11 @@ class Loader:
       examples: the encoded data set, without its hoisted prefix.
       order: which of them make up each batch.
       plan: the shapes of the rows, from `plan_rows` or `plan_separate`.
-      num_words: `RowEncoder.num_words`.
+      num_words: `Objective.num_words`.
     """
 
     examples: Sequence[Encoded]
-    order: Order
+    order: Order | Parts
     plan: RowPlan
     num_words: int = 1
 

@@ -62,6 +62,32 @@ class Order:
         return order
 
 
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The batches of an order, each in so many parts: the same examples make up a step, however it is split.
+
+    Attributes:
+      parts: into how many; the batch size must divide into them.
+    """
+
+    order: Order
+    parts: int
+
+    @property
+    def batch_size(self) -> int:
+        """Examples in a part."""
+        return self.order.batch_size // self.parts
+
+    def batch(self, number: int) -> Int[np.ndarray, " batch_size"]:
+        """Returns the numbers of the examples in a part; the parts of all steps are counted through."""
+        step, part = divmod(number, self.parts)
+        return self.order.batch(step)[part * self.batch_size : (part + 1) * self.batch_size]
+
+    def epoch(self, number: int) -> Int[np.ndarray, " count"]:
+        """As `Order.epoch`."""
+        return self.order.epoch(number)
+
+
 def _spread(size: int) -> Int[np.ndarray, " size"]:
     """The numbers below `size` in an order of which every stretch is spread evenly over them (van der Corput's).
 

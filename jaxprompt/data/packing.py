@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from jaxprompt.data.order import Order
+from jaxprompt.data.order import Order, Parts
 from jaxprompt.errors import InputError
 from jaxprompt.text.encoded import Encoded, counting
 from jaxprompt.types import Batch, Inputs
@@ -63,7 +63,7 @@ class RowPlan:
 
 def plan_rows(
     examples: Sequence[Encoded],
-    order: Order,
+    order: Order | Parts,
     *,
     row_multiple: int = 1,
     max_length: int | None = None,
@@ -169,7 +169,7 @@ def pack(
     """Packs examples into a batch of numpy arrays. An example is never split; the result depends on nothing else.
 
     Args:
-      num_words: label words of the verbalizer in all (`RowEncoder.num_words`).
+      num_words: candidates per example (`Objective.num_words`).
       index: each example's number in its data set; by default its number here.
 
     Raises:
@@ -188,7 +188,8 @@ def pack(
     target_at, target_ids, target_group = np.zeros((3, rows, plan.targets), np.int32)
     target_weight = np.zeros((rows, plan.targets), np.float32)
     pool_at = np.zeros((rows, plan.slots), np.int32)
-    labels, numbers = np.full((2, rows, plan.slots), -1, np.int32)
+    numbers = np.full((rows, plan.slots), -1, np.int32)
+    answers = _empty_answers(examples, numbers.shape)
     source_ids, source_positions, source_segments = np.zeros((3, rows, plan.source_length), np.int32)
     for r, row in enumerate(packed):
         start = scored = read = 0
@@ -216,7 +217,8 @@ def pack(
             target_group[r, there] = example.target_group + slot * num_words
             target_weight[r, there] = 1.0
             pool_at[r, slot] = example.pool_at + start
-            labels[r, slot] = example.label
+            for name, value in example.answers.items():
+                answers[name][r, slot] = value
             numbers[r, slot] = index[i]
             start, scored = here.stop, there.stop
             if example.source is not None:
@@ -239,7 +241,7 @@ def pack(
         target_group=target_group,
         target_weight=target_weight,
         pool_at=pool_at,
-        labels=labels,
+        answers=answers,
         index=numbers,
         source=Inputs(source_ids, source_positions, source_segments) if plan.source_length else None,
     )
@@ -255,6 +257,15 @@ def pack_separate(
     """Puts each example in a row of its own, row i holding example i. `plan` is one of `plan_separate`."""
     plan = plan or plan_separate(examples, len(examples))
     return pack(examples, plan, num_words=num_words, index=index)
+
+
+def _empty_answers(examples: Sequence[Encoded], shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Arrays for the examples' answers that hold none yet: -1 for whole numbers, NaN for others."""
+    first = examples[0].answers if examples else {}
+    return {
+        name: np.full(shape, np.nan, np.float32) if isinstance(value, float) else np.full(shape, -1, np.int32)
+        for name, value in first.items()
+    }
 
 
 def token_counts(examples: Sequence[Encoded]) -> Int[np.ndarray, " examples"]:

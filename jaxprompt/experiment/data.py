@@ -2,18 +2,23 @@
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from jaxprompt.data.loader import Loader
-from jaxprompt.data.order import Order
+from jaxprompt.data.order import Order, Parts
 from jaxprompt.data.packing import plan_rows, plan_separate, token_counts
 from jaxprompt.errors import InputError
-from jaxprompt.experiment.build import Experiment, naming, training_rows, validation_rows
+from jaxprompt.experiment.build import Experiment
+from jaxprompt.experiment.rows import naming, training_rows, validation_rows
 from jaxprompt.machine.sharding import row_shards
-from jaxprompt.metrics import figures as metrics
+from jaxprompt.metrics.classification import majority
 from jaxprompt.text.encoded import Encoded
 from jaxprompt.text.hoisting import drop_prefix, hoist_length
+from jaxprompt.text.labels import UNLABELLED
 from jaxprompt.text.templates import check_fields
 
 
@@ -30,7 +35,15 @@ class EvaluationData:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A run's data: encoded, the shared leading ids taken off, ready to be packed."""
+    """A run's data: encoded, the shared leading ids taken off, ready to be packed.
+
+    Attributes:
+      hoisted: those ids.
+      accumulate: into how many parts a batch is split.
+      fingerprint: 16 hex digits that identify all that a result depends on beside the backbone and the config.
+      majority: validation accuracy of always answering the most frequent training label; None without labels.
+      truncated: by "train" and "validation", how many examples lost field text to fit.
+    """
 
     hoisted: tuple[int, ...]
     train: Loader | None
@@ -38,6 +51,7 @@ class TrainingData:
     accumulate: int
     fingerprint: str
     majority: float | None
+    truncated: dict[str, int]
 
     @classmethod
     def load(cls, experiment: Experiment) -> "TrainingData":
@@ -49,12 +63,20 @@ class TrainingData:
             raise InputError("neither data.train nor data.validation is set: name a file")
         train = _encoded(experiment, "train", training_rows(config)) if config.data.train is not None else []
         valid = (
-            _encoded(experiment, "validation", validation_rows(config)) if config.data.validation is not None else []
+            _encoded(experiment, "validation", validation_rows(config), required=False)
+            if config.data.validation is not None
+            else []
         )
+        # Before the shared ids are taken off: they count too.
+        fingerprint = _fingerprint(experiment, train, valid)
         hoisted, (train, valid) = hoist(experiment, [train, valid])
-        majority = None
-        if experiment.objective.scores_classes and valid:
-            majority = metrics.majority([e.label for e in valid], [e.label for e in train or valid])
+        most_frequent = None
+        if experiment.objective.label_names and valid:
+            known = (
+                [e.answers["label"] for e in part if e.answers["label"] != UNLABELLED]
+                for part in (valid, train or valid)
+            )
+            most_frequent = majority(*known)
         loader = None
         if train:
             if config.train.batch_size % config.train.accumulate:
@@ -62,14 +84,19 @@ class TrainingData:
                     f"train.batch_size {config.train.batch_size} does not divide into train.accumulate "
                     f"{config.train.accumulate} parts: change one"
                 )
-            loader = make_loader(experiment, train, config.train.batch_size // config.train.accumulate)
+            loader = make_loader(experiment, train, config.train.batch_size, config.train.accumulate)
         return cls(
             hoisted=hoisted,
             train=loader,
             validation=evaluation_data(experiment, valid) if valid else None,
             accumulate=config.train.accumulate,
-            fingerprint=_fingerprint(train),
-            majority=majority,
+            fingerprint=fingerprint,
+            majority=most_frequent,
+            truncated={
+                name: count
+                for name, part in (("train", train), ("validation", valid))
+                if (count := sum(example.truncated for example in part))
+            },
         )
 
     def train_batches(self, start_step: int) -> Iterator:
@@ -81,10 +108,13 @@ class TrainingData:
             yield [next(parts) for _ in range(self.accumulate)]
 
 
-def _encoded(experiment: Experiment, name: str, rows: list[dict]) -> list[Encoded]:
+def _encoded(experiment: Experiment, name: str, rows: list[dict], required: bool = True) -> list[Encoded]:
     check_fields(experiment.encoder.template, rows[0])
     with naming(experiment.config, name):
-        return experiment.encode(rows)
+        examples = experiment.encode(rows, required=required)
+        if all(example.answers.get("label") == UNLABELLED for example in examples):
+            raise InputError("no row has a label, only -1 as in GLUE's test rows (use the validation split)")
+        return examples
 
 
 def hoist(experiment: Experiment, sets: Sequence[list[Encoded]]) -> tuple[tuple[int, ...], list[list[Encoded]]]:
@@ -97,16 +127,18 @@ def hoist(experiment: Experiment, sets: Sequence[list[Encoded]]) -> tuple[tuple[
     return shared, [[drop_prefix(example, length) for example in part] for part in sets]
 
 
-def make_loader(experiment: Experiment, examples: list[Encoded], batch_size: int) -> Loader:
-    """Packed batches of `batch_size` examples in shapes planned from the examples."""
+def make_loader(experiment: Experiment, examples: list[Encoded], batch_size: int, parts: int = 1) -> Loader:
+    """Packed batches of `batch_size` examples, split into parts, in shapes planned from the examples."""
     data, multiple = experiment.config.data, row_shards(experiment.backbone.mesh)
     lengths = token_counts(examples) if data.balance else None
-    order = Order(len(examples), batch_size, experiment.config.seed, data.shuffle, lengths)
+    order = Order(len(examples), batch_size, experiment.config.seed_of("data"), data.shuffle, lengths)
+    if parts > 1:
+        order = Parts(order, parts)
     if data.packing:
         plan = plan_rows(examples, order, row_multiple=multiple, width=experiment.backbone.hidden_size)
     else:
-        plan = plan_separate(examples, batch_size, row_multiple=multiple)
-    return Loader(examples, order, plan, experiment.encoder.num_words)
+        plan = plan_separate(examples, order.batch_size, row_multiple=multiple)
+    return Loader(examples, order, plan, experiment.objective.num_words)
 
 
 def evaluation_data(experiment: Experiment, examples: list[Encoded]) -> EvaluationData:
@@ -126,13 +158,25 @@ def read_validation(experiment: Experiment, source: str | None = None) -> list[E
         config = config.model_copy(update={"data": data})
     elif config.data.validation is None:
         raise InputError("the run has no data.validation: name a file with --data")
-    return _encoded(dataclasses.replace(experiment, config=config), "validation", validation_rows(config))
+    rows = validation_rows(config)
+    return _encoded(dataclasses.replace(experiment, config=config), "validation", rows, required=False)
 
 
-def _fingerprint(examples: Sequence[Encoded]) -> str:
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(example.ids.tobytes() + example.target_ids.tobytes() + bytes([example.label % 251]))
-        if example.source is not None:
-            digest.update(example.source.tobytes())
+def _fingerprint(experiment: Experiment, train: Sequence[Encoded], valid: Sequence[Encoded]) -> str:
+    """Covers the tokenizer, the template, the labels with their words, and every encoded row."""
+    objective = experiment.objective
+    what = [
+        experiment.encoder.tokens.fingerprint,
+        experiment.config.template,
+        objective.label_names,
+        objective.label_texts,
+    ]
+    digest = hashlib.sha256(json.dumps(what).encode())
+    for part in (train, valid):
+        digest.update(f"{len(part)} examples".encode())
+        for example in part:
+            for field in dataclasses.fields(Encoded):
+                value = getattr(example, field.name)
+                digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+                digest.update(b"|")
     return digest.hexdigest()[:16]

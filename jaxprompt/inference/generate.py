@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.errors import InputError, within_memory
+from jaxprompt.experiment.build import context_encoder
 from jaxprompt.inference.decode import Search, decode
 from jaxprompt.prompts import Prompt
 from jaxprompt.text.tokens import text_tokenizer
@@ -139,15 +140,12 @@ def _check_options(search: Search, seed: int, batch_size: int) -> None:
 def _contexts(backbone, texts, prompt) -> tuple[list[int], list[list[int]], list[list[int]] | None]:
     """The ids that all contexts share, to be computed once, the rest of each, and what an encoder reads."""
     if prompt is not None and prompt.info.get("template"):
-        from jaxprompt.experiment.build import context_encoder
-
         encoder = context_encoder(backbone, prompt)
         rows = rows_of(texts, encoder.template.fields)
-        contexts = [encoder.context(row, number=number) for number, row in enumerate(rows, 1)]
+        trunks = [encoder.context(row, number=number) for number, row in enumerate(rows, 1)]
+        contexts = [trunk.ids for trunk in trunks]
         shared = encoder.shared_head(contexts)
-        sources = None
-        if backbone.seq2seq:
-            sources = [encoder.source(row, number=number) for number, row in enumerate(rows, 1)]
+        sources = [trunk.source.tolist() for trunk in trunks] if backbone.seq2seq else None
         return contexts[0][:shared], [c[shared:] for c in contexts], sources
     if any(not isinstance(text, str) for text in texts):
         raise InputError("rows of fields need a prompt with a template: give plain texts")

@@ -1,6 +1,7 @@
 """Using a finished run: scores, answers, text."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxprompt.backbone import Backbone, load_backbone
 from jaxprompt.config import Config
-from jaxprompt.errors import InputError, within_memory
+from jaxprompt.errors import InputError, not_finite_examples, within_memory
 from jaxprompt.experiment.build import Experiment, build, configured_backbone
 from jaxprompt.experiment.data import evaluation_data, hoist, read_validation
 from jaxprompt.experiment.run_folder import run_config
@@ -39,22 +40,28 @@ def load_run(
 
 def _read_run(run_dir: str | Path, overrides: Sequence[str]) -> tuple[Config, Prompt]:
     config, prompt = run_config(run_dir, overrides), load_prompt(run_dir)
-    if prompt.method != config.method.name or not {"template", "objective", "labels"} <= prompt.info.keys():
+    if prompt.info.get("method") != config.method.name or not {"template", "objective", "labels"} <= prompt.info.keys():
         raise InputError(f"{FILE_NAME} in {str(run_dir)!r} is not the one that the run wrote: put that back")
     return config, prompt
 
 
 def score(experiment: Experiment, prompt: Prompt, examples: list[Encoded]) -> Evaluation:
-    """Scores encoded examples under a prompt, in their order."""
+    """Scores encoded examples under a prompt, in their order; raises InputError for scores that are not finite."""
     hoisted, (examples,) = hoist(experiment, [examples])
-    forward = experiment.forward(hoisted)
+    step = make_eval_step(experiment.forward(hoisted))
     data = evaluation_data(experiment, examples)
-    trainable = jax.tree.map(jnp.asarray, {"prompt": prompt.arrays, "head": prompt.head})
+    conditioning, head = jax.tree.map(jnp.asarray, (prompt.conditioning, prompt.head))
     sharding = row_sharding(experiment.backbone.mesh)
     with within_memory("set mesh.fsdp or mesh.tensor, or use a machine with more"):
-        return evaluate(
-            make_eval_step(forward), trainable, data.batches(), lambda batch: jax.device_put(batch, sharding), data.size
+        found = evaluate(
+            partial(step, conditioning, head),
+            data.batches(),
+            lambda batch: jax.device_put(batch, sharding),
+            data.size,
         )
+    if found.not_finite:
+        raise not_finite_examples(found.not_finite, found.size, experiment.backbone.dtype)
+    return found
 
 
 def evaluate_run(
@@ -62,7 +69,7 @@ def evaluate_run(
 ) -> dict:
     """Metrics of a run's prompt on its validation data, or on the labelled rows of `data`; more as in `load_run`."""
     experiment, prompt = load_run(run_dir, backbone, overrides)
-    return score(experiment, prompt, read_validation(experiment, data)).metrics()
+    return score(experiment, prompt, read_validation(experiment, data)).metrics(experiment.objective.metrics)
 
 
 def predict_run(
@@ -78,7 +85,7 @@ def predict_run(
       texts: rows with the template's fields, or plain texts for its only field.
 
     Returns:
-      One dict per text: `input`, `prediction` (a label, or the written text) and, for labels, `probability`.
+      One dict per text: `input`, `prediction` (a label, a number, or the written text) and, for labels, `probability`.
     """
     experiment, prompt = load_run(run_dir, backbone, overrides)
     return predict(experiment, prompt, texts)
@@ -89,15 +96,12 @@ def predict(experiment: Experiment, prompt: Prompt, texts: Sequence[str | dict])
     rows = rows_of(texts, experiment.encoder.template.fields)
     fields = experiment.encoder.template.fields
     shown = [" | ".join(str(row[field]) for field in fields if field in row) for row in rows]
-    if not experiment.objective.scores_classes:
+    if experiment.objective.writes:
         written = generate(experiment.backbone, rows, prompt)
         return [{"input": i, "prediction": w.strip()} for i, w in zip(shown, written, strict=True)]
-    scores = score(experiment, prompt, experiment.encode(rows, labelled=False))
-    names = experiment.objective.label_names
-    return [
-        {"input": text, "prediction": names[int(row.argmax())], "probability": float(row.max())}
-        for text, row in zip(shown, scores.probabilities(), strict=True)
-    ]
+    found = score(experiment, prompt, experiment.encode(rows, labelled=False))
+    answers = experiment.objective.present(found.outputs)
+    return [{"input": text, **answer} for text, answer in zip(shown, answers, strict=True)]
 
 
 def generate_from(

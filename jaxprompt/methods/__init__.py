@@ -1,19 +1,22 @@
-"""Methods: how a trainable pytree becomes what the backbone consumes. One small file each."""
+"""Methods: how what is learned becomes what the backbone consumes. One small file each, and a line in `METHODS`."""
 
-from jaxprompt.methods.base import Conditioning, Method
+from typing import Any
+
+from jaxprompt.methods.base import Method, Start
+from jaxprompt.methods.low_rank import LowRankPrompt
 from jaxprompt.methods.none import NoPrompt
 from jaxprompt.methods.prefix import PrefixTuning
 from jaxprompt.methods.soft import SoftPrompt
+from jaxprompt.options import Options
 
-__all__ = ["Conditioning", "Method", "NoPrompt", "PrefixTuning", "SoftPrompt", "make_method"]
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (SoftPrompt, PrefixTuning, LowRankPrompt, NoPrompt)
+}
 
 
-def make_method(config, soft_length: int, backbone) -> Method:
+def make_method(options: Options, soft_length: int, backbone: Any) -> Method:
     """Returns the method that the `method` section of a config names, for a template with `soft_length` soft rows."""
-    if config.name == "soft":
-        return SoftPrompt(length=soft_length, init_config=config.init)
-    if config.name == "prefix":
-        return PrefixTuning(
-            length=config.length, encoder=not (backbone.causal or backbone.seq2seq), init_config=config.init
-        )
-    return NoPrompt()
+    return METHODS[options.name].build(options, soft_length, backbone)
+
+
+__all__ = ["METHODS", "Method", "Start", "make_method"]

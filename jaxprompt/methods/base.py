@@ -1,38 +1,58 @@
-"""What a method is: how the trainable parameters become what the backbone consumes."""
+"""What a method is: how what is learned becomes what the backbone consumes."""
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import jax
-from flax import struct
-from jaxtyping import Array, Float
 
-from jaxprompt.types import Prefix
+from jaxprompt.options import Options
+from jaxprompt.types import Conditioning
 
 
-class Conditioning(struct.PyTreeNode):
-    """What a backbone is conditioned on.
+@dataclass(frozen=True)
+class Start:
+    """What a method may start from.
 
     Attributes:
-      soft: the soft-token table, fp32; None when the method has none.
-      prefix: learned keys and values that come before everything else; None when the method has none. Of an
-        encoder-decoder, the decoder's.
-      source_prefix: the encoder's, of an encoder-decoder.
+      backbone: with its parameters and tokenizer.
+      label_texts: the words or texts of the labels; empty without labels.
     """
 
-    soft: Float[Array, "prompt embed"] | None = None
-    prefix: Prefix | None = None
-    source_prefix: Prefix | None = None
+    backbone: Any
+    label_texts: tuple[str, ...] = ()
 
 
 class Method(Protocol):
-    """A way to condition a frozen backbone. Implementations are frozen dataclasses."""
+    """A way to condition a frozen backbone. Implementations are frozen dataclasses, one file each.
 
-    name: str
+    Attributes:
+      name: what a config calls it.
+      Options: its config keys beside `name`.
+      fills_slots: whether it fills the template's soft slots; then there must be some, else there may be none.
+      positions: how many positions of the backbone it takes from the text.
+    """
 
-    def init(self, key: jax.Array, backbone, context) -> dict:
-        """Returns the trainable pytree, fp32. `context` says what labels and tokenizer the start may use."""
+    name: ClassVar[str]
+    Options: ClassVar[type[Options]]
+    fills_slots: ClassVar[bool]
+    positions: int
+
+    @classmethod
+    def build(cls, options: Options, soft_length: int, backbone: Any) -> "Method":
+        """Returns the method for a template with `soft_length` soft rows and a backbone."""
         ...
 
-    def apply(self, trainable: dict) -> Conditioning:
-        """Turns the trainable pytree into what the backbone consumes. Pure and differentiable."""
+    def init(self, key: jax.Array, start: Start) -> dict[str, dict]:
+        """Returns the parameters at step 0, fp32, by group; each group may have a learning rate of its own.
+
+        Raises InputError when the start needs something that is not there.
+        """
+        ...
+
+    def apply(self, trainable: dict[str, dict]) -> Conditioning:
+        """Folds the parameters into what the backbone consumes. Pure and differentiable.
+
+        Args:
+          trainable: all groups of the run; a method reads its own.
+        """
         ...

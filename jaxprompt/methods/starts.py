@@ -1,16 +1,125 @@
-"""Starting values of a soft prompt. Initialisation matters more than the choice of method.
+"""Where prompts start, for all methods. Initialisation matters more than the choice of method.
 
-Every initializer returns fp32 rows `[prompt, embed]`, whatever the backbone's dtype.
+Everything returned is fp32, whatever the backbone's dtype.
 """
 
 import re
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from pydantic import Field, PositiveInt, model_validator
 
 from jaxprompt.errors import InputError
+from jaxprompt.methods.base import Start
+from jaxprompt.options import Options
+from jaxprompt.prompts import load_prompt
+
+
+class Init(Options):
+    """The options of a start."""
+
+    type: Literal["vocab", "labels", "text", "uniform", "normal", "zero", "file"] = Field(
+        "vocab", description="start from sampled vocabulary, label words, a text, random numbers, zero values or a file"
+    )
+    text: str | None = Field(None, description="the text to start from (type text)")
+    path: str | None = Field(None, description="a prompt file, run folder or .npy array (type file)")
+    scale: float | None = Field(
+        None, ge=0, description="half-width or standard deviation of a random start; unset: the usual one of its type"
+    )
+    top_k: PositiveInt = Field(5000, description="sample among this many of the most frequent tokens (type vocab)")
+
+    @model_validator(mode="after")
+    def _needs(self):
+        for kind in ("text", "file"):
+            name = "text" if kind == "text" else "path"
+            if self.type == kind and not getattr(self, name):
+                raise ValueError(f"type {kind!r} needs {name}")
+        return self
+
+
+def soft_rows(init: Init, key: jax.Array, length: int, start: Start) -> Float[Array, "prompt embed"]:
+    """Starting rows of a soft prompt. Raises InputError when the start needs something that is not there."""
+    backbone = start.backbone
+    tokenizer, width = backbone.tokenizer, backbone.soft_size
+    table = backbone.word_embedding(backbone.params)
+    if init.type == "uniform":
+        rows = uniform(key, length, width, 0.5 if init.scale is None else init.scale)
+    elif init.type == "normal":
+        # Rows as large as words are: a much smaller start is invisible to the first norm, a larger one drowns words.
+        scale = float(jnp.std(table.astype(jnp.float32))) if init.scale is None else init.scale
+        rows = normal(key, length, width, scale)
+    elif init.type == "vocab":
+        rows = vocab(key, length, table, tokenizer, init.top_k)
+    elif init.type == "labels":
+        rows = labels(key, length, table, tokenizer, start.label_texts, init.top_k)
+    elif init.type == "text":
+        rows = text(length, table, tokenizer, init.text)
+    elif init.type == "file":
+        rows = file_array(init.path, "soft", (length, width))
+    else:
+        raise InputError(f"method.init.type {init.type!r} is for prefix tuning: choose vocab, text, labels or file")
+    return jnp.asarray(rows, jnp.float32)
+
+
+def prefix_arrays(
+    init: Init, key: jax.Array, side: str, shape: tuple[int, int, int, int], start: Start
+) -> dict[str, Float[Array, "layers prefix kv_heads head_dim"]]:
+    """Starting keys and values, by the names `{side}keys` and `{side}values`; errors as in `soft_rows`.
+
+    Args:
+      side: "", or "source_" for the encoder of an encoder-decoder.
+    """
+    names = (f"{side}keys", f"{side}values")
+    if init.type in ("normal", "zero"):
+        scale = 0.02 if init.scale is None else init.scale
+        arrays = [normal_array(k, shape, scale) for k in jax.random.split(key)]
+        if init.type == "zero":
+            # With values of 0 the prefix only takes weight away from the text, the least harm a new prefix can do.
+            arrays[1] = jnp.zeros(shape)
+    elif init.type == "uniform":
+        scale = 0.5 if init.scale is None else init.scale
+        arrays = [jax.random.uniform(k, shape, minval=-scale, maxval=scale) for k in jax.random.split(key)]
+    elif init.type == "file":
+        arrays = [file_array(init.path, name, shape) for name in names]
+    else:
+        ids = _token_ids(init, key, shape[1], start)
+        prefix = jax.jit(start.backbone.keys_values)(start.backbone.params, jnp.asarray(ids))
+        arrays = [prefix.keys, prefix.values]
+    return {name: jnp.asarray(array, jnp.float32) for name, array in zip(names, arrays, strict=True)}
+
+
+def _token_ids(init: Init, key: jax.Array, length: int, start: Start):
+    """The real tokens whose keys and values a prefix starts from."""
+    tokenizer = start.backbone.tokenizer
+    if init.type == "text":
+        return text_ids(length, tokenizer, init.text)
+    if init.type == "labels":
+        if not start.label_texts:
+            raise InputError("method.init.type 'labels' needs label words: set objective.labels")
+        return text_ids(length, tokenizer, ", ".join(start.label_texts))
+    ids = jnp.asarray(ordinary_ids(tokenizer, start.backbone.vocab_size)[: init.top_k])
+    return jax.random.choice(key, ids, (length,), replace=len(ids) < length)
+
+
+def file_array(path: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The array `name` of a saved prompt, checked to have `shape`."""
+    prompt = load_prompt(path)
+    arrays = prompt.arrays
+    if name not in arrays:
+        raise InputError(
+            f"method.init.path {path!r} holds {', '.join(arrays) or 'no arrays'}, not {name!r}: name a prompt of the kind "
+            "that this method starts from"
+        )
+    array = arrays[name]
+    if array.shape != shape:
+        raise InputError(
+            f"method.init.path {path!r}: {name} has shape {array.shape}, this experiment needs {shape}: name a prompt of "
+            "that length and model, or change the template or method.length"
+        )
+    return array
 
 
 def uniform(key: jax.Array, length: int, width: int, scale: float) -> Float[Array, "prompt embed"]:
@@ -20,7 +129,12 @@ def uniform(key: jax.Array, length: int, width: int, scale: float) -> Float[Arra
 
 def normal(key: jax.Array, length: int, width: int, scale: float) -> Float[Array, "prompt embed"]:
     """Normal with standard deviation `scale`."""
-    return scale * jax.random.normal(key, (length, width))
+    return normal_array(key, (length, width), scale)
+
+
+def normal_array(key: jax.Array, shape: tuple[int, ...], scale: float) -> Float[Array, "..."]:
+    """Normal with standard deviation `scale`."""
+    return scale * jax.random.normal(key, shape)
 
 
 def ordinary_ids(tokenizer, vocab_size: int) -> np.ndarray:

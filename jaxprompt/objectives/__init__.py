@@ -1,5 +1,14 @@
-"""What is scored, one file per objective."""
+"""Objectives: what is scored, and what is answered. One file each, and a line in `OBJECTIVES`."""
 
-from jaxprompt.objectives.objective import Objective, Scores, class_scores, normalize, pool
+from jaxprompt.objectives.base import DataAccess, Objective, Vocabulary
+from jaxprompt.objectives.classifier import Classifier
+from jaxprompt.objectives.generation import Generation
+from jaxprompt.objectives.regression import Regression
+from jaxprompt.objectives.similarity import Similarity
+from jaxprompt.objectives.verbalizer import Verbalizer
 
-__all__ = ["Objective", "Scores", "class_scores", "normalize", "pool"]
+OBJECTIVES: dict[str, type[Objective]] = {
+    objective.name: objective for objective in (Generation, Verbalizer, Classifier, Similarity, Regression)
+}
+
+__all__ = ["OBJECTIVES", "DataAccess", "Objective", "Vocabulary"]

@@ -1,65 +1,61 @@
-"""A learned prompt as a value and as one small file."""
+"""A learned prompt as a value: what the backbone is conditioned on, a head, and how to use them."""
 
-import json
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from jaxprompt.errors import InputError, did_you_mean
-from jaxprompt.types import Prefix
-
-FILE_NAME = "prompt.safetensors"
-_SUFFIXES = (".safetensors", ".npy")
+from jaxprompt.errors import InputError
+from jaxprompt.types import Conditioning, Prefix
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What training learned, with what is needed to use it.
+    """What training learned, folded, with what is needed to use it.
 
     Attributes:
-      method: soft, prefix or none.
-      arrays: fp32; `soft [prompt, embed]`, or `keys` and `values [layers, prefix, kv_heads, head_dim]`.
-      head: the classification head's arrays, if there is one: `weight [classes, embed]`, `bias [classes]`.
-      info: template, objective, labels, backbone reference and fingerprint, and where the text's positions start.
+      conditioning: numpy arrays, fp32.
+      head: the head's arrays, if there is one: `weight [outputs, embed]`, `bias [outputs]`.
+      info: method, template, objective, labels, backbone reference and fingerprint, tokenizer.
     """
 
-    method: str
-    arrays: dict[str, np.ndarray]
+    conditioning: Conditioning = field(default_factory=Conditioning)
     head: dict[str, np.ndarray] = field(default_factory=dict)
     info: dict = field(default_factory=dict)
 
     @property
     def soft(self) -> np.ndarray | None:
-        """The soft prompt `[prompt, embed]`, if that is what was learned."""
-        return self.arrays.get("soft")
+        """The soft prompt `[prompt, embed]`, if there is one."""
+        return self.conditioning.soft
 
     @property
     def prefix(self) -> Prefix | None:
-        """The learned prefix, if that is what was learned."""
-        if self.method != "prefix":
-            return None
-        return Prefix(self.arrays["keys"], self.arrays["values"], length=self.info["prefix_start"])
+        """The prefix, if there is one; of an encoder-decoder, the decoder's."""
+        return self.conditioning.prefix
 
     @property
     def source_prefix(self) -> Prefix | None:
-        """The learned prefix of the encoder of an encoder-decoder."""
-        if "source_keys" not in self.arrays:
-            return None
-        return Prefix(self.arrays["source_keys"], self.arrays["source_values"], length=0)
+        """The prefix of the encoder of an encoder-decoder."""
+        return self.conditioning.source_prefix
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The conditioning's arrays by the names that files give them: `soft`, `keys`, `values`, `source_keys` ..."""
+        return to_arrays(self.conditioning)
 
     def check(self, backbone) -> None:
-        """Raises InputError when the prompt was learned for another backbone."""
+        """Raises InputError when the prompt was learned for another backbone, or is not finite."""
+        for name, array in {**self.arrays, **self.head}.items():
+            if not np.isfinite(array).all():
+                raise InputError(
+                    f"the prompt's {name} holds numbers that are not finite: learn it again{self._named()}"
+                )
         if self.soft is not None and self.soft.shape[-1] != backbone.soft_size:
             raise InputError(
                 f"the prompt is {self.soft.shape[-1]} wide, the backbone {backbone.ref!r} takes {backbone.soft_size} "
                 f"wide ones: use the backbone it was learned for{self._named()}"
             )
-        if self.method == "prefix":
-            keys, shape = self.arrays["keys"].shape, backbone.prefix_shape
+        if self.prefix is not None:
+            keys, shape = self.prefix.keys.shape, backbone.prefix_shape
             if (keys[0], *keys[2:]) != shape or (self.source_prefix is not None) != backbone.seq2seq:
                 raise InputError(
                     f"the prefix has layers, heads, head size {(keys[0], *keys[2:])}, the backbone {backbone.ref!r} has "
@@ -77,73 +73,29 @@ class Prompt:
         return f", {ref!r}" if ref else ""
 
 
-def save_prompt(prompt: Prompt, path: str | Path) -> Path:
-    """Writes a prompt file, whole or not at all. `path` is a file, or a folder that gets `prompt.safetensors`.
+def to_arrays(conditioning: Conditioning) -> dict[str, np.ndarray]:
+    """A conditioning's arrays by name: a prefix gives `keys` and `values`, the encoder's with `source_` in front."""
+    found = {} if conditioning.soft is None else {"soft": conditioning.soft}
+    for side in ("", "source_"):
+        prefix = getattr(conditioning, f"{side}prefix")
+        if prefix is not None:
+            found |= {f"{side}keys": prefix.keys, f"{side}values": prefix.values}
+    return found
 
-    A path that ends in `.npy` gets the soft prompt's array alone, in the format google-research/prompt-tuning reads.
+
+def from_arrays(arrays: dict[str, np.ndarray], start: int) -> Conditioning:
+    """The conditioning of arrays as `to_arrays` names them; `start` is the position at which the text starts.
+
+    Raises ValueError for a name that it does not know, or keys without values.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / FILE_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        if path.suffix == ".npy":
-            if prompt.soft is None:
-                raise InputError(
-                    f"a {prompt.method} prompt has no single array: save it as .safetensors, not {path.name}"
-                )
-            with temporary.open("wb") as file:
-                np.save(file, np.asarray(prompt.soft, np.float32))
-        else:
-            arrays = {f"prompt.{k}": v for k, v in prompt.arrays.items()} | {
-                f"head.{k}": v for k, v in prompt.head.items()
-            }
-            arrays = {k: np.ascontiguousarray(v, np.float32) for k, v in arrays.items()}
-            meta = {"method": prompt.method, **prompt.info}
-            save_file(arrays, temporary, metadata={"jaxprompt": json.dumps(meta, ensure_ascii=False)})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def load_prompt(path: str | Path) -> Prompt:
-    """Reads a prompt file, a run folder, or a `.npy` array `[prompt, embed]`, with or without the suffix.
-
-    Raises InputError when it is missing, truncated or something else.
-    """
-    path = Path(path)
-    if path.is_dir():
-        path = path / FILE_NAME
-        if not path.exists():
-            raise InputError(f"folder {str(path.parent)!r} holds no {FILE_NAME}: name a finished run or a prompt file")
-    if not path.exists():
-        near = [p.name for p in path.parent.iterdir() if p.suffix in _SUFFIXES] if path.parent.is_dir() else []
-        raise InputError(f"prompt {str(path)!r} does not exist{did_you_mean(path.name, near) if near else ''}")
-    try:
-        with path.open("rb") as file:
-            magic = file.read(6)
-        if magic == b"\x93NUMPY":
-            return _from_array(np.load(path, allow_pickle=False), path)
-        with safe_open(path, framework="numpy") as file:
-            meta = json.loads((file.metadata() or {}).get("jaxprompt", "null"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"prompt {str(path)!r} cannot be read ({reason}): save it again from its run") from None
-    if not isinstance(meta, dict) or "method" not in meta:
-        raise InputError(f"{str(path)!r} is not a prompt that jaxprompt wrote: it lacks the description of the prompt")
-    parts = {"prompt": {}, "head": {}}
-    for name, array in arrays.items():
-        part, _, key = name.partition(".")
-        parts.setdefault(part, {})[key] = array
-    return Prompt(meta.pop("method"), parts["prompt"], parts["head"], meta)
-
-
-def _from_array(array: np.ndarray, path: Path) -> Prompt:
-    if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
-        raise InputError(
-            f"prompt {str(path)!r} has shape {array.shape} of {array.dtype}: a soft prompt is [P, D] floats"
-        )
-    return Prompt("soft", {"soft": array.astype(np.float32)})
+    arrays = dict(arrays)
+    parts = {"soft": arrays.pop("soft", None)}
+    for side in ("", "source_"):
+        if f"{side}keys" in arrays:
+            keys, values = arrays.pop(f"{side}keys"), arrays.pop(f"{side}values", None)
+            if values is None or values.shape != keys.shape:
+                raise ValueError(f"{side}keys without {side}values of the same shape")
+            parts[f"{side}prefix"] = Prefix(keys, values, length=0 if side else start)
+    if arrays:
+        raise ValueError(f"unknown arrays {', '.join(arrays)}")
+    return Conditioning(**parts)

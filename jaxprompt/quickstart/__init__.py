@@ -42,8 +42,8 @@ def run(run_dir: Path, reporter: Reporter, overrides: Sequence[str] = ()) -> dic
     result = train(config, backbone=backbone, reporter=reporter)
 
     reporter.say("scoring the same model without the prompt ...")
-    bare = build(load_config(config, {"method": {"name": "none", "init": {"type": "vocab"}}}), backbone)
-    no_prompt = score(bare, Prompt("none", {}), read_validation(bare)).metrics()["accuracy"]
+    bare = build(load_config(config, {"method": {"name": "none"}}), backbone)
+    no_prompt = score(bare, Prompt(), read_validation(bare)).metrics(bare.objective.metrics)["accuracy"]
     answers = predict(build(config, backbone), result.prompt, QUESTIONS)
     metrics = {**result.metrics, "no_prompt_accuracy": no_prompt, "predictions": answers}
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from jaxprompt.metrics import figures as metrics
-from jaxprompt.objectives import Scores
+from jaxprompt.metrics import Metric
 from jaxprompt.scoring.forward import Forward
-from jaxprompt.types import Batch
+from jaxprompt.types import Batch, Conditioning, Scores
 
 
 @dataclass(frozen=True)
@@ -17,69 +16,82 @@ class Evaluation:
     """Per example, in the data set's order.
 
     Attributes:
-      labels: class numbers, -1 where unknown; None for generation.
-      logits: `[examples, classes]`; None for generation.
-      nll, tokens: summed negative log-likelihood and length of each target; None unless generation.
+      outputs: by name, `[examples, ...]`, what the objective put out.
+      answers: by name, `[examples]`, what it is compared with; -1 or NaN where there is none.
     """
 
-    labels: np.ndarray | None = None
-    logits: np.ndarray | None = None
-    nll: np.ndarray | None = None
-    tokens: np.ndarray | None = None
+    outputs: dict[str, np.ndarray]
+    answers: dict[str, np.ndarray]
 
-    def metrics(self) -> dict:
-        """The figures of `jaxprompt.metrics.figures` over the examples that have a label or a target."""
-        if self.logits is None:
-            return metrics.generation(self.nll, self.tokens)
-        known = self.labels >= 0
-        return metrics.classification(self.logits[known], self.labels[known])
+    @property
+    def size(self) -> int:
+        return len(next(iter(self.outputs.values())))
 
-    def probabilities(self) -> np.ndarray:
-        """`[examples, classes]`."""
-        shifted = np.exp(self.logits - self.logits.max(-1, keepdims=True))
-        return shifted / shifted.sum(-1, keepdims=True)
+    @property
+    def answered(self) -> np.ndarray:
+        """Which examples have an answer."""
+        known = np.ones(self.size, bool)
+        for values in self.answers.values():
+            known &= ~np.isnan(values) if np.issubdtype(values.dtype, np.floating) else values != -1
+        return known
+
+    @property
+    def not_finite(self) -> list[int]:
+        """The numbers, from 1, of the examples whose outputs hold NaN or infinity."""
+        finite = np.ones(self.size, bool)
+        for values in self.outputs.values():
+            finite &= np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        return [int(number) + 1 for number in np.flatnonzero(~finite)]
+
+    def metrics(self, metrics: Iterable[Metric]) -> dict:
+        """The figures over the examples that have an answer, how many those are, and how many have none."""
+        known = self.answered
+        outputs = {name: values[known] for name, values in self.outputs.items()}
+        answers = {name: values[known] for name, values in self.answers.items()}
+        figures = {metric.name: metric(outputs, answers) for metric in metrics}
+        figures["examples"] = int(known.sum())
+        if not known.all():
+            figures["without_answer"] = int((~known).sum())
+        return figures
 
 
-def evaluate(eval_step: Callable, trainable: dict, batches: Iterable[Batch], place: Callable, size: int) -> Evaluation:
+def evaluate(eval_step: Callable[[Batch], Scores], batches: Iterable[Batch], place: Callable, size: int) -> Evaluation:
     """Scores every example of `batches`.
 
     Args:
-      eval_step: from `make_eval_step`.
+      eval_step: scores one batch on the devices.
       place: puts a batch of numpy arrays on the devices.
       size: number of examples in all; slots name theirs by `Batch.index`.
     """
-    found: dict[str, np.ndarray] = {}
+    outputs: dict[str, np.ndarray] = {}
+    answers: dict[str, np.ndarray] = {}
 
-    def collect(batch: Batch, scores) -> None:
-        scores = jax.device_get(scores)
+    def collect(batch: Batch, scores: Scores) -> None:
         used = batch.index >= 0
         order = batch.index[used]
-        parts = {"logits": scores.logits, "nll": scores.nll, "tokens": scores.tokens}
-        if scores.logits is not None:
-            parts["labels"] = batch.labels
-        for name, value in parts.items():
-            if value is not None:
+        for found, parts in ((outputs, jax.device_get(scores.outputs)), (answers, batch.answers)):
+            for name, value in parts.items():
                 values = np.asarray(value)[used]
                 found.setdefault(name, np.zeros((size, *values.shape[1:]), values.dtype))[order] = values
 
     # One batch behind, so that the next is packed and begun while the device is at work.
     begun = None
     for batch in batches:
-        scores = eval_step(trainable, place(batch))
+        scores = eval_step(place(batch))
         if begun is not None:
             collect(*begun)
         begun = batch, scores
     if begun is not None:
         collect(*begun)
-    return Evaluation(**found)
+    return Evaluation(outputs, answers)
 
 
-def make_eval_step(forward: Forward, frozen: dict | None = None) -> Callable[[dict, Batch], Scores]:
-    """Returns `evaluate(trainable, batch) -> Scores`, compiled; frozen parameters as in `make_train_step`."""
+def make_eval_step(forward: Forward, frozen: dict | None = None) -> Callable[[Conditioning, dict, Batch], Scores]:
+    """Returns `evaluate(conditioning, head, batch) -> Scores`, compiled; frozen parameters as in `make_train_step`."""
     frozen = forward.frozen() if frozen is None else frozen
 
     @jax.jit
-    def eval_step(frozen, trainable, batch):
-        return forward(trainable, frozen, batch)
+    def eval_step(frozen, conditioning, head, batch):
+        return forward(conditioning, head, frozen, batch)
 
-    return lambda trainable, batch: eval_step(frozen, trainable, batch)
+    return lambda conditioning, head, batch: eval_step(frozen, conditioning, head, batch)

@@ -1,65 +1,58 @@
-"""From what is learned and a batch to scores: backbone, method and objective put together."""
+"""From a conditioning and a batch to scores: backbone and objective put together."""
 
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxprompt.methods import Method
-from jaxprompt.objectives import Objective, Scores
+from jaxprompt.objectives import Objective, Vocabulary
 from jaxprompt.text.hoisting import split_constant
-from jaxprompt.types import Batch
+from jaxprompt.types import Batch, Conditioning, Scores
 
 
 @dataclass(frozen=True)
 class Forward:
-    """From the trainable pytree and a batch to scores: backbone, method and objective put together.
+    """Scores batches. It knows of a method what the method's conditioning holds, and nothing else.
 
     Attributes:
       hoisted: token ids of the leading part of the template that is the same for every example of the batches; a
         causal backbone computes it once per step (the hard text before the first soft token: once per run).
         Empty for encoders.
-      label_vectors: unit vectors `[classes, embed]` of the label texts (similarity).
     """
 
     backbone: object
-    method: Method
     objective: Objective
     hoisted: tuple[int, ...] = ()
-    label_vectors: jax.Array | None = None
 
     def frozen(self) -> dict:
         """Everything that no step changes: the argument that carries it into compiled code, never captured by it."""
         backbone = self.backbone
-        frozen = {"params": backbone.params, "labels": self.label_vectors, "hard_prefix": None}
-        hard, _ = self._split()
+        frozen = {"params": backbone.params, "objective": self.objective.frozen(), "hard_prefix": None}
+        hard, _ = split_constant(self.hoisted, backbone.vocab_size)
         if hard.size:
             # The compiler sees no gradient through this: constant text before the prompt costs no backward pass.
             frozen["hard_prefix"] = jax.jit(backbone.prefill)(backbone.params, jnp.asarray(hard))
         return frozen
 
-    def __call__(self, trainable: dict, frozen: dict, batch: Batch) -> Scores:
-        backbone, params = self.backbone, frozen["params"]
-        conditioning = self.method.apply(trainable["prompt"])
-        prefix = conditioning.prefix if conditioning.prefix is not None else frozen["hard_prefix"]
-        _, shared = self._split()
-        prompt = jnp.asarray(shared) if shared.size else None
-        inputs = batch.inputs
+    def __call__(self, conditioning: Conditioning, head: dict, frozen: dict, batch: Batch) -> Scores:
+        backbone, params, inputs = self.backbone, frozen["params"], batch.inputs
+        hard, shared = split_constant(self.hoisted, backbone.vocab_size)
+        prefix = frozen["hard_prefix"]
+        if conditioning.reaches_hard_text:
+            # What was computed of the bare model is not what this one makes of it.
+            prefix, shared = conditioning.prefix, jnp.concatenate([hard, shared])
         if conditioning.prefix is not None:
             inputs = inputs.replace(positions=inputs.positions + conditioning.prefix.length)
         memory = None
         if batch.source is not None:
             memory = backbone.read(params, batch.source, soft=conditioning.soft, prefix=conditioning.source_prefix)
-        at = self.objective.positions(batch)
         hidden = backbone.apply(
-            params, inputs, soft=conditioning.soft, prefix=prefix, memory=memory, at=at, prompt=prompt
+            params,
+            inputs,
+            soft=conditioning.soft,
+            prefix=prefix,
+            memory=memory,
+            at=self.objective.at(batch),
+            prompt=jnp.asarray(shared) if shared.size else None,
         )
-        return self.objective.score(backbone, params, trainable["head"], frozen["labels"], hidden, batch)
-
-    def _split(self) -> tuple[np.ndarray, np.ndarray]:
-        """The hoisted ids that depend on nothing trainable, and the rest of them."""
-        hard, rest = split_constant(self.hoisted, self.backbone.vocab_size)
-        if self.method.name == "prefix":  # even the first hard token attends to the learned keys
-            return hard[:0], np.concatenate([hard, rest])
-        return hard, rest
+        return self.objective.score(Vocabulary(backbone, params), head, frozen["objective"], hidden, batch)

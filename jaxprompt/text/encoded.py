@@ -20,7 +20,7 @@ class Encoded:
       target_at: the index of the token whose hidden state predicts the target (the mask, in a masked model).
       target_ids: the token predicted there.
       target_group: the number of the label word the token belongs to; 0 without label words.
-      label: the class, or -1.
+      answers: what the objective compares with, as in `Batch.answers`.
       pool_at: the index of the pooled token; 0 where nothing is pooled.
       truncated: whether field text was cut to fit.
       source: the encoder's ids, of an encoder-decoder, whose decoder all of the above is about; else None.
@@ -34,7 +34,7 @@ class Encoded:
     target_at: Int32[np.ndarray, "targets"]
     target_ids: Int32[np.ndarray, "targets"]
     target_group: Int32[np.ndarray, "targets"]
-    label: int = -1
+    answers: dict[str, float | int] = dataclasses.field(default_factory=dict)
     pool_at: int = 0
     truncated: bool = False
     source: Int32[np.ndarray, "source"] | None = None

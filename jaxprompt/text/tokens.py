@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,11 @@ if TYPE_CHECKING:  # Importing it takes seconds.
 
 # Text to tokenise a continuation behind. Several, because a tokenizer may merge one of them with what follows.
 ANCHORS = (".", "\n", "a", "的", "1", ")")
+# Texts that tokenizers of one vocabulary may still read differently: case, accents, digits, white space, scripts.
+PROBES = (
+    *("Hello World", " Hello  World ", "hello world", "naïve café", "I'll don't", "2023-10-05 650841823", "a\n\nb\t c"),
+    *("的电影很好看", "مرحبا", "😀👍🏽", "x=[1,2];", "</s> [SEP] <|endoftext|>", "ﬁ Ⅳ ½", "A.B.C. U.S.A."),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +68,16 @@ class TextTokenizer:
     def _anchors(self) -> list[tuple[str, list[int]]]:
         pairs = [(anchor, self.encode(anchor)) for anchor in ANCHORS]
         return [(anchor, ids) for anchor, ids in pairs if ids and self.tokenizer.unk_token_id not in ids]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of what the tokenizer does: its vocabulary, and the ids of texts that tell tokenizers apart.
+
+        Not of its files, which another release may write otherwise.
+        """
+        words = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
+        ids = [self.tokenizer(text)["input_ids"] for text in PROBES]
+        return hashlib.sha256(json.dumps([words, ids]).encode()).hexdigest()[:16]
 
     def special_id(self, name: str) -> int:
         """Returns the id of the "bos", "eos", "cls", "sep" or "mask" token; InputError if there is none."""

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxprompt import config as configs
-from jaxprompt.errors import InputError, within_memory
+from jaxprompt.errors import InputError, not_finite_examples, within_memory
 from jaxprompt.experiment.build import Experiment, build
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.experiment.run_folder import dumped, open_run
@@ -34,8 +35,9 @@ class Result:
     """What a run leaves.
 
     Attributes:
-      prompt: the best prompt by validation (accuracy, or loss for generation); the last one without validation data.
-      metrics: the best validation figures, and `step`, `best_step`, `train_loss` and, with labels, `majority_accuracy`.
+      prompt: the best prompt by validation (`train.best_by`); the last one without validation data.
+      metrics: the best validation figures, and `step`, `best_step`, `train_loss`; with labels, `majority_accuracy`;
+        where examples lost text to fit, `truncated`.
       run_dir: folder with config.yaml, metrics.jsonl, prompt.safetensors, result.json and checkpoints/.
     """
 
@@ -76,6 +78,7 @@ class _Run:
         mesh = experiment.backbone.mesh
         self.place = lambda batch: jax.device_put(batch, row_sharding(mesh))
         self.place_state = lambda state: jax.device_put(state, replicated(mesh))
+        self.fold = jax.jit(experiment.method.apply)
         # What a resumed run goes on from, beside the state: saved with every checkpoint.
         self.record = {
             "backbone": experiment.backbone.fingerprint,
@@ -91,13 +94,14 @@ class _Run:
         experiment, config = self.experiment, self.experiment.config
         forward = experiment.forward(self.data.hoisted)
         frozen = forward.frozen()
+        self._say_what_was_cut()
         trainable = experiment.init_trainable()
         if self.steps and not jax.tree.leaves(trainable):
             raise InputError(
                 "nothing to learn: the template has no {soft:N}, and there is no prefix or head; set train.steps=0"
             )
-        optimizer = make_optimizer(config.optimizer, self.steps)
-        state = init_state(trainable, optimizer, config.seed)
+        optimizer = make_optimizer(config.optimizer, self.steps, trainable)
+        state = init_state(trainable, optimizer, config.seed_of("sampling"))
         # From here on the folder is this experiment's: everything that a config can get wrong has been checked.
         self.run_dir.mkdir(parents=True, exist_ok=True)
         (self.run_dir / "config.yaml").write_text(dumped(config), encoding="utf-8")
@@ -107,11 +111,10 @@ class _Run:
             start = int(state.step)
             metrics_file = MetricsFile(self.run_dir / "metrics.jsonl", start)
             self.eval_step = make_eval_step(forward, frozen)
+            step = make_train_step(forward, experiment.method, optimizer, frozen)
             try:
                 with within_memory(TOO_LARGE):
-                    state = self._loop(
-                        make_train_step(forward, optimizer, frozen), self.place_state(state), checkpoints, metrics_file
-                    )
+                    state = self._loop(step, self.place_state(state), checkpoints, metrics_file)
             finally:
                 self.reporter.stop()
                 metrics_file.close()
@@ -189,8 +192,21 @@ class _Run:
         self.reporter.log(record, self.steps)
 
     def _evaluate(self, state, number, metrics_file) -> None:
-        data = self.data.validation
-        scores = evaluate(self.eval_step, state.trainable, data.batches(), self.place, data.size).metrics()
+        data, objective = self.data.validation, self.experiment.objective
+        # Folded once, not in every batch.
+        conditioning = self.fold(state.trainable)
+        step = partial(self.eval_step, conditioning, state.trainable.get("head", {}))
+        found = evaluate(step, data.batches(), self.place, data.size)
+        if found.not_finite:
+            error = not_finite_examples(found.not_finite, found.size, self.experiment.backbone.dtype)
+            if number == 0:
+                raise error
+            # What is not finite cannot be compared: it is never the best, whatever was before.
+            self.reporter.say(f"step {number}: not counted as an evaluation: {error}")
+            metrics_file.write({"step": number, "validation": None, "not_finite": found.not_finite})
+            self.record["evaluations_since_best"] += 1
+            return
+        scores = found.metrics(objective.metrics)
         metrics_file.write({"step": number, "validation": scores})
         self.reporter.log({"step": number, "validation": scores}, self.steps)
         better = self.record["best"] is None or self._quality(scores) > self._quality(self.record["best"])
@@ -200,9 +216,15 @@ class _Run:
         else:
             self.record["evaluations_since_best"] += 1
 
-    @staticmethod
-    def _quality(scores: dict) -> tuple:
-        return (scores.get("accuracy", 0.0), -scores["loss"])
+    def _quality(self, scores: dict) -> tuple[float, ...]:
+        """What evaluations are compared by: the chosen figure, then the loss; higher is better."""
+        metrics = {metric.name: metric for metric in self.experiment.objective.metrics}
+        first = self.experiment.config.train.best_by or next(iter(metrics))
+        return tuple(scores[name] if metrics[name].higher_is_better else -scores[name] for name in (first, "loss"))
+
+    def _say_what_was_cut(self) -> None:
+        for name, count in self.data.truncated.items():
+            self.reporter.say(f"{count} {name} examples lost text to fit {self.experiment.encoder.max_length} tokens")
 
     def _finish(self, state) -> Result:
         if self.data.validation is None:
@@ -215,5 +237,7 @@ class _Run:
         }
         if self.data.majority is not None:
             metrics["majority_accuracy"] = self.data.majority
+        if self.data.truncated:
+            metrics["truncated"] = self.data.truncated
         (self.run_dir / "result.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         return Result(load_prompt(self.run_dir), metrics, self.run_dir)

@@ -1,12 +1,15 @@
 """Optax optimizers for prompts and heads."""
 
+from collections.abc import Iterable
+
 import jax
 import optax
 
-from jaxprompt.config import OptimizerConfig
+from jaxprompt.config import OptimizerOptions
+from jaxprompt.errors import InputError, did_you_mean
 
 
-def make_schedule(config: OptimizerConfig, peak: float, steps: int) -> optax.Schedule:
+def make_schedule(config: OptimizerOptions, peak: float, steps: int) -> optax.Schedule:
     """Linear warm-up, then constant, or decay to 0 at `steps`."""
     warmup = min(config.warmup_steps, steps)
     rest = max(steps - warmup, 1)
@@ -21,13 +24,16 @@ def make_schedule(config: OptimizerConfig, peak: float, steps: int) -> optax.Sch
     return optax.join_schedules([optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1)), after], [warmup])
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The optimizer of a trainable tree `{"prompt": ..., "head": ...}`, each part with its own learning rate.
+def make_optimizer(config: OptimizerOptions, steps: int, groups: Iterable[str]) -> optax.GradientTransformation:
+    """The optimizer of a trainable tree of these groups, each of which may have a learning rate of its own.
 
-    Clipping is by the global norm over both parts.
+    Clipping is by the global norm over all groups. Raises InputError for a rate of a group that there is not.
     """
-    head_rate = config.learning_rate if config.head_learning_rate is None else config.head_learning_rate
-    rates = {"prompt": config.learning_rate, "head": head_rate}
+    groups = list(groups)
+    for name in config.rates:
+        if name not in groups:
+            raise InputError(f"optimizer.rates has {name!r}, which is not learned here{did_you_mean(name, groups)}")
+    rates = {name: config.rates.get(name, config.learning_rate) for name in groups}
     parts = {label: _one(config, make_schedule(config, rate, steps)) for label, rate in rates.items()}
     optimizer = optax.multi_transform(
         parts, lambda tree: {k: jax.tree.map(lambda _, k=k: k, v) for k, v in tree.items()}
@@ -37,7 +43,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
 
 
-def _one(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+def _one(config: OptimizerOptions, rate: optax.Schedule) -> optax.GradientTransformation:
     if config.name == "adafactor":
         # Lester et al. 2021 as released: no scaling by the parameter's size, second-moment decay 0.8.
         return optax.adafactor(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from jaxprompt.methods import Method
 from jaxprompt.scoring.forward import Forward
 from jaxprompt.types import Batch
 
@@ -17,7 +18,7 @@ class TrainState(struct.PyTreeNode):
 
     Attributes:
       step: optimizer steps taken.
-      trainable: `{"prompt": ..., "head": ...}`, fp32.
+      trainable: the groups that are learned, `{"prompt": ..., "head": ...}`, fp32.
       opt_state: Optax's state.
       rng: the key that random methods draw from.
     """
@@ -35,7 +36,7 @@ def init_state(trainable: dict, optimizer: optax.GradientTransformation, seed: i
 
 
 def make_train_step(
-    forward: Forward, optimizer: optax.GradientTransformation, frozen: dict | None = None
+    forward: Forward, method: Method, optimizer: optax.GradientTransformation, frozen: dict | None = None
 ) -> Callable[[TrainState, Batch | list[Batch]], tuple[TrainState, dict]]:
     """Returns `step(state, batch) -> (state, metrics)`, compiled.
 
@@ -51,7 +52,7 @@ def make_train_step(
 
     def gradient(frozen, trainable, batch):
         def loss_of(trainable):
-            scores = forward(trainable, frozen, batch)
+            scores = forward(method.apply(trainable), trainable.get("head", {}), frozen, batch)
             return scores.loss, scores.count
 
         (loss, count), grads = jax.value_and_grad(loss_of, has_aux=True)(trainable)

@@ -59,7 +59,7 @@ def unpack(batch, num_words):
             "target_ids": batch.target_ids[row][scored].tolist(),
             "target_group": (batch.target_group[row][scored] % num_words).tolist(),
             "pool_at": int(batch.pool_at[row, slot] - start),
-            "label": int(batch.labels[row, slot]),
+            "label": int(batch.answers["label"][row, slot]),
         }
     return found
 
@@ -72,7 +72,7 @@ def local(example):
     return values | {
         "segments": (example.segments - 1).tolist(),
         "pool_at": example.pool_at,
-        "label": example.label,
+        "label": example.answers["label"],
     }
 
 
@@ -100,7 +100,7 @@ def test_packing_conserves_every_token_target_and_label(examples, row_multiple, 
     rows, length = batch.inputs.ids.shape
     assert length == plan.row_length and rows % row_multiple == 0
     assert batch.target_at.shape == (rows, plan.targets)
-    assert batch.index.shape == batch.labels.shape == batch.pool_at.shape == (rows, plan.slots)
+    assert batch.index.shape == batch.answers["label"].shape == batch.pool_at.shape == (rows, plan.slots)
     # Segments of different examples, and padding, never share a number within a row.
     for row in range(rows):
         used = batch.inputs.segments[row]

@@ -10,7 +10,7 @@ from jaxprompt.experiment.run_folder import dumped
 
 
 def config(rows, **data):
-    objective = {"type": "verbalizer"}
+    objective = {"type": "verbalizer", "labels": data.pop("labels", None)}
     return load_config(
         {"model": "m", "template": "{text} {target}", "objective": objective, "data": {"train": rows, **data}}
     )
@@ -35,3 +35,15 @@ def test_a_few_of_each_label_whatever_its_type():
         training_rows(config(rows, per_label=3))
     with pytest.raises(InputError, match=r"^data\.train: row 2: column 'label' has no label: None"):
         training_rows(config([{"label": 1}, {"label": None}], per_label=1))
+
+
+def test_names_in_a_config_have_one_text_each():
+    assert config([], labels=[True, 1.0, np.int64(0), "x"]).objective.labels == ["true", "1", "0", "x"]
+    assert config([], labels={False: "no", True: ["yes"]}).objective.labels == {"false": "no", "true": ["yes"]}
+    for labels, says in (
+        ({1: "a", "1": "b"}, "'1' is given twice"),
+        ([["a"], "b"], r"no label: \['a'\]"),
+        ([None], "no label"),
+    ):
+        with pytest.raises(InputError, match=f"objective.labels.*{says}"):
+            config([], labels=labels)

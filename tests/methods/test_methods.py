@@ -1,21 +1,22 @@
 """Every start of every method: shapes, types, values; and a text prefix against the text itself."""
 
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 import jaxprompt
-from jaxprompt.config.sections import InitConfig, MethodConfig
 from jaxprompt.errors import InputError
-from jaxprompt.methods import PrefixTuning, SoftPrompt, make_method
+from jaxprompt.methods import METHODS, Start, make_method
+from jaxprompt.methods.prefix import PrefixTuning
+from jaxprompt.methods.soft import SoftPrompt
+from jaxprompt.methods.starts import Init
 from jaxprompt.prompts import Prompt
+from jaxprompt.prompts.prompt import from_arrays
 from tests.conftest import STORIES
 
 KEY = jax.random.key(0)
-LABELS = SimpleNamespace(label_texts=("good", "so bad"))
-NONE = SimpleNamespace(label_texts=())
+LABELS = ("good", "so bad")
 SOFT_TYPES = ["vocab", "labels", "text", "uniform", "normal", "file"]
 PREFIX_TYPES = [*SOFT_TYPES, "zero"]
 
@@ -26,7 +27,7 @@ def halved():
 
 
 def init_config(kind, **values):
-    return InitConfig(type=kind, **{"text": "Once upon a time", "path": "unused", **values})
+    return Init(type=kind, **{"text": "Once upon a time", "path": "unused", **values})
 
 
 def soft(length, kind, **values):
@@ -34,21 +35,26 @@ def soft(length, kind, **values):
 
 
 def prefix(length, kind, encoder=False, **values):
-    return PrefixTuning(length, encoder, init_config(kind, **values))
+    return PrefixTuning(length, 0 if encoder else length, init_config(kind, **values))
 
 
-def file_of(tmp_path, method, **shapes):
+def begin(method, backbone, labels=(), key=KEY):
+    """The arrays of the prompt at step 0."""
+    return method.init(key, Start(backbone, labels))["prompt"]
+
+
+def file_of(tmp_path, **shapes):
     rng = np.random.default_rng(0)
     arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     return arrays, str(
-        jaxprompt.save_prompt(Prompt(method, arrays, {}, {"prefix_start": 4}), tmp_path / "p.safetensors")
+        jaxprompt.save_prompt(Prompt(from_arrays(arrays, 4)), tmp_path / "p.safetensors")
     )
 
 
 @pytest.mark.parametrize("kind", SOFT_TYPES)
 def test_every_soft_start_is_fp32_rows(halved, tmp_path, kind):
-    arrays, path = file_of(tmp_path, "soft", soft=(5, 64))
-    found = soft(5, kind, path=path).init(KEY, halved, LABELS)
+    arrays, path = file_of(tmp_path, soft=(5, 64))
+    found = begin(soft(5, kind, path=path), halved, LABELS)
     assert found.keys() == {"soft"}
     assert (found["soft"].shape, found["soft"].dtype) == ((5, 64), np.float32)
     assert np.isfinite(found["soft"]).all() and np.ptp(np.asarray(found["soft"]), axis=1).min() > 0
@@ -59,8 +65,8 @@ def test_every_soft_start_is_fp32_rows(halved, tmp_path, kind):
 @pytest.mark.parametrize("kind", PREFIX_TYPES)
 def test_every_prefix_start_is_fp32_keys_and_values(halved, tmp_path, kind):
     shape = (5, 4, 4, 8)
-    arrays, path = file_of(tmp_path, "prefix", keys=shape, values=shape)
-    found = prefix(4, kind, path=path).init(KEY, halved, LABELS)
+    arrays, path = file_of(tmp_path, keys=shape, values=shape)
+    found = begin(prefix(4, kind, path=path), halved, LABELS)
     assert found.keys() == {"keys", "values"}
     for name, array in found.items():
         assert (array.shape, array.dtype) == (shape, np.float32)
@@ -71,7 +77,7 @@ def test_every_prefix_start_is_fp32_keys_and_values(halved, tmp_path, kind):
 
 
 def test_an_encoders_prefix_starts_from_text_too(minilm):
-    found = prefix(3, "text", encoder=True).init(KEY, minilm, NONE)
+    found = begin(prefix(3, "text", encoder=True), minilm)
     assert found["keys"].shape == found["values"].shape == (6, 3, 12, 32)
 
 
@@ -80,7 +86,7 @@ def test_a_text_prefix_is_the_text(stories):
     # Longer than the text, so that it repeats.
     method = prefix(len(ids) + 3, "text", text="Once upon a time, there was a")
     following = stories.tokenizer("little dog named Max", add_special_tokens=False)["input_ids"]
-    learned = method.apply(method.init(KEY, stories, NONE)).prefix
+    learned = method.apply(method.init(KEY, Start(stories))).prefix
     whole = np.asarray(stories.logits([ids + ids[:3] + following]))[0, method.length :]
     np.testing.assert_allclose(stories.logits([following], prompt=learned)[0], whole, atol=2e-4)
     assert np.abs(np.asarray(stories.logits([following])[0]) - whole).max() > 0.1
@@ -88,14 +94,14 @@ def test_a_text_prefix_is_the_text(stories):
 
 def test_a_label_prefix_starts_from_the_labels_in_turn(stories):
     ids = stories.tokenizer("good, so bad", add_special_tokens=False)["input_ids"]
-    found = prefix(len(ids), "labels").init(KEY, stories, LABELS)
+    found = begin(prefix(len(ids), "labels"), stories, LABELS)
     expected = stories.keys_values(stories.params, np.array(ids))
     np.testing.assert_allclose(found["keys"], expected.keys, atol=1e-5)
     np.testing.assert_allclose(found["values"], expected.values, atol=1e-5)
 
 
 def test_the_text_starts_behind_a_decoders_prefix_and_beside_an_encoders(stories):
-    trainable = {"keys": np.zeros((5, 4, 4, 8), np.float32), "values": np.zeros((5, 4, 4, 8), np.float32)}
+    trainable = {"prompt": {name: np.zeros((5, 4, 4, 8), np.float32) for name in ("keys", "values")}}
     assert prefix(4, "zero").apply(trainable).prefix.length == 4
     assert prefix(4, "zero", encoder=True).apply(trainable).prefix.length == 0
 
@@ -104,19 +110,19 @@ def test_the_text_starts_behind_a_decoders_prefix_and_beside_an_encoders(stories
 @pytest.mark.parametrize("kind", ["uniform", "normal", "vocab"])
 def test_the_key_decides_the_start(stories, make, kind):
     method = make(4, kind)
-    first, again, other = (method.init(jax.random.key(seed), stories, NONE) for seed in (0, 0, 1))
+    first, again, other = (begin(method, stories, key=jax.random.key(seed)) for seed in (0, 0, 1))
     for name in first:
         np.testing.assert_array_equal(first[name], again[name])
         assert not np.array_equal(first[name], other[name])
 
 
 def test_scales(stories):
-    assert np.abs(soft(50, "uniform").init(KEY, stories, NONE)["soft"]).max() == pytest.approx(0.5, rel=0.01)
+    assert np.abs(begin(soft(50, "uniform"), stories)["soft"]).max() == pytest.approx(0.5, rel=0.01)
     table = np.asarray(stories.word_embedding(stories.params))
-    assert soft(50, "normal").init(KEY, stories, NONE)["soft"].std() == pytest.approx(table.std(), rel=0.1)
-    assert soft(50, "normal", scale=2.0).init(KEY, stories, NONE)["soft"].std() == pytest.approx(2.0, rel=0.1)
-    assert prefix(50, "normal").init(KEY, stories, NONE)["keys"].std() == pytest.approx(0.02, rel=0.1)
-    assert np.abs(prefix(50, "uniform", scale=0.1).init(KEY, stories, NONE)["values"]).max() <= 0.1
+    assert begin(soft(50, "normal"), stories)["soft"].std() == pytest.approx(table.std(), rel=0.1)
+    assert begin(soft(50, "normal", scale=2.0), stories)["soft"].std() == pytest.approx(2.0, rel=0.1)
+    assert begin(prefix(50, "normal"), stories)["keys"].std() == pytest.approx(0.02, rel=0.1)
+    assert np.abs(begin(prefix(50, "uniform", scale=0.1), stories)["values"]).max() <= 0.1
 
 
 @pytest.mark.parametrize(
@@ -125,28 +131,28 @@ def test_scales(stories):
         (soft(2, "zero"), "is for prefix tuning"),
         (soft(2, "labels"), "objective.labels"),
         (prefix(2, "labels"), "objective.labels"),
-        (prefix(2, "text", text="x").__class__(2, False, SimpleNamespace(type="text", text="")), "has no tokens"),
+        (PrefixTuning(2, 2, Init.model_construct(type="text", text="")), "has no tokens"),
     ],
 )
 def test_starts_that_cannot_be_are_refused(stories, method, says):
     with pytest.raises(InputError, match=says):
-        method.init(KEY, stories, NONE)
+        begin(method, stories)
 
 
 def test_files_that_do_not_fit_are_refused(stories, tmp_path):
-    _, path = file_of(tmp_path, "soft", soft=(5, 32))
+    _, path = file_of(tmp_path, soft=(5, 32))
     with pytest.raises(InputError, match=r"soft has shape \(5, 32\), this experiment needs \(5, 64\)"):
-        soft(5, "file", path=path).init(KEY, stories, NONE)
-    with pytest.raises(InputError, match="holds 'soft' arrays, not 'keys'"):
-        prefix(5, "file", path=path).init(KEY, stories, NONE)
+        begin(soft(5, "file", path=path), stories)
+    with pytest.raises(InputError, match="holds soft, not 'keys'"):
+        begin(prefix(5, "file", path=path), stories)
     np.save(tmp_path / "nan.npy", np.full((2, 64), np.nan, np.float32))
     with pytest.raises(InputError, match="not finite"):
-        soft(2, "file", path=str(tmp_path / "nan.npy")).init(KEY, stories, NONE)
+        begin(soft(2, "file", path=str(tmp_path / "nan.npy")), stories)
 
 
 def test_the_config_names_the_method(stories):
-    made = {name: make_method(MethodConfig(name=name, length=7), 3, stories) for name in ("soft", "prefix", "none")}
+    made = {name: make_method(method.Options(), 3, stories) for name, method in METHODS.items() if name != "low_rank"}
     assert {name: method.name for name, method in made.items()} == {name: name for name in made}
-    assert (made["soft"].length, made["prefix"].length) == (3, 7)
-    nothing = made["none"].apply(made["none"].init(KEY, None, NONE))
+    assert (made["soft"].length, made["prefix"].length) == (3, 16)
+    nothing = made["none"].apply(made["none"].init(KEY, Start(stories)))
     assert nothing.soft is None and nothing.prefix is None

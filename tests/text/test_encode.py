@@ -57,7 +57,7 @@ def test_the_tokenizers_own_special_tokens_stand_inside_the_soft_ones(bert, llam
     encoded = encoder.encode({"text": "good film"}, label=1)
     assert encoded.ids.tolist() == [*range(30522, 30538), *bert("good film")["input_ids"]]
     assert encoded.pool_at == 16
-    assert encoded.label == 1
+    assert encoded.answers == {"label": 1}
     assert encoded.types.tolist() == [0] * len(encoded.ids)
     encoder = make_encoder("{soft:2}{text}", llama)
     assert encoder.encode({"text": "good film"}).ids.tolist() == [512, 513, *llama("good film")["input_ids"]]
@@ -216,7 +216,7 @@ def test_one_token_words_are_scored_at_the_end_of_the_context(llama, make_encode
     assert llama.convert_ids_to_tokens(encoded.target_ids) == ["▁the", "▁to", "▁and"]
     assert encoded.target_group.tolist() == [0, 1, 2]
     assert not encoded.branches.any()
-    assert (encoder.num_words, encoder.word_labels) == (3, (0, 0, 1))
+    assert (encoder.num_words, encoder.words) == (3, words)
 
 
 def test_longer_words_branch_off_the_context(llama, make_encoder):

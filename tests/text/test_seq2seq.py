@@ -9,9 +9,8 @@ from tokenizers import processors
 from jaxprompt.data.order import Order
 from jaxprompt.data.packing import pack, pack_separate, plan_rows
 from jaxprompt.errors import InputError
-from jaxprompt.text.encode import RowEncoder
 from jaxprompt.text.templates import parse_template
-from tests.tokenizers import _metaspace
+from tests.tokenizers import _metaspace, encoding
 
 START = 7
 
@@ -29,7 +28,7 @@ def t5():
 
 def encoder(text, tokenizer, objective="generation", words=None, max_length=64):
     template = parse_template(text)
-    return RowEncoder(template, tokenizer, len(tokenizer), False, max_length, objective, words, START)
+    return encoding(template, tokenizer, len(tokenizer), False, max_length, objective, words, START)
 
 
 def test_text_before_the_target_is_the_encoders(t5):

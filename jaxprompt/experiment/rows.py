@@ -1,0 +1,49 @@
+"""The rows of data that a config asks for."""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from jaxprompt.config import Config
+from jaxprompt.data.sources import read_rows
+from jaxprompt.errors import InputError
+from jaxprompt.text.labels import LabelSet, by_label, infer_labels
+
+
+def training_rows(config: Config) -> list[dict]:
+    """The training rows that the config asks for: the first N, or a few of each label drawn by the seed."""
+    rows = _rows(config, "train")
+    if config.data.per_label is None:
+        return rows
+    given = getattr(config.objective, "labels", None)
+    with naming(config, "train"):
+        labels = LabelSet(tuple(given)) if given else infer_labels(rows, config.data.label)
+        numbers_of = by_label(rows, config.data.label, labels)
+    rng = np.random.default_rng([config.seed_of("data"), 7])
+    few = config.data.per_label
+    short = next((label for label, numbers in numbers_of.items() if len(numbers) < few), None)
+    if short is not None:
+        raise InputError(f"data.per_label is {few}, but label {short!r} has {len(numbers_of[short])} rows: lower it")
+    chosen = [n for numbers in numbers_of.values() for n in rng.choice(numbers, few, replace=False)]
+    return [rows[n] for n in sorted(chosen)]
+
+
+def validation_rows(config: Config) -> list[dict]:
+    """The validation rows that the config asks for."""
+    return _rows(config, "validation")
+
+
+@contextlib.contextmanager
+def naming(config: Config, name: str) -> Iterator[None]:
+    """Puts the file before an error in its rows."""
+    try:
+        yield
+    except InputError as error:
+        source = getattr(config.data, name)
+        raise InputError(f"{source if isinstance(source, str) else f'data.{name}'}: {error}") from None
+
+
+def _rows(config: Config, name: str) -> list[dict]:
+    rows = read_rows(getattr(config.data, name), config.data.columns)
+    return rows[: getattr(config.data, f"{name}_rows")]

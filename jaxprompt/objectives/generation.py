@@ -1,0 +1,80 @@
+"""Generation: every token of a target text is scored, and the end of sequence behind it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from jaxprompt import options
+from jaxprompt.errors import InputError
+from jaxprompt.metrics import PERPLEXITY, TARGET_TOKENS, TOKEN_LOSS
+from jaxprompt.objectives.base import DataAccess, Objective, Vocabulary
+from jaxprompt.ops.losses import sum_by_group
+from jaxprompt.text.encode import RowEncoder, check_started
+from jaxprompt.text.encoded import Encoded, constant, int32
+from jaxprompt.text.values import text_value, where
+from jaxprompt.types import Batch, Scores
+
+
+class GenerationOptions(options.Options):
+    type: Literal["generation"] = Field("generation", description="score a target text")
+
+
+@dataclass(frozen=True, eq=False)
+class Generation(Objective):
+    """Learns to write the text of a column.
+
+    Attributes:
+      column: its name.
+    """
+
+    name: ClassVar[str] = "generation"
+    Options: ClassVar = GenerationOptions
+    needs: ClassVar = ("target",)
+    metrics: ClassVar = (TOKEN_LOSS, PERPLEXITY, TARGET_TOKENS)
+    scores_eos: ClassVar[bool] = True
+    writes: ClassVar[bool] = True
+    column: str
+
+    @classmethod
+    def build(cls, options: GenerationOptions, data: DataAccess) -> "Generation":
+        return cls(data.target)
+
+    def answer(self, row: Mapping[str, Any], number: int, required: bool = True) -> dict[str, Any]:
+        return {"target": text_value(row, self.column, number, "data.target")}
+
+    def candidates(self, answer: Mapping[str, Any], encoder: RowEncoder, number: int | None) -> Sequence[Sequence[int]]:
+        if not answer.get("target"):
+            raise InputError(f"{where(number)}the target is empty (remove the row or give it a text)")
+        return [encoder.target_ids(answer["target"])]
+
+    def lay_out(
+        self, trunk: list[int], candidates: Sequence[Sequence[int]], encoder: RowEncoder, number: int | None
+    ) -> Encoded:
+        """The last token of a target is not among the ids, since nothing follows for it to predict."""
+        check_started(trunk, number)
+        (target,) = candidates
+        first, count = len(trunk) - 1, len(target)
+        return encoder.example(
+            [*trunk, *target[:-1]],
+            target_at=int32(np.arange(first, first + count)),
+            target_ids=int32(target),
+            target_group=constant(0, count),
+        )
+
+    def at(self, batch: Batch):
+        return batch.target_at
+
+    def score(self, vocabulary: Vocabulary, head: dict, frozen: Any, hidden, batch: Batch) -> Scores:
+        weighted = vocabulary.logprobs(hidden, batch.target_ids) * batch.target_weight
+        slots = batch.index.shape[1]
+        return Scores(
+            loss=-weighted.sum(),
+            count=batch.target_weight.sum(),
+            outputs={
+                "nll": -sum_by_group(weighted, batch.target_group, slots),
+                "tokens": sum_by_group(batch.target_weight, batch.target_group, slots),
+            },
+        )
