@@ -11,6 +11,7 @@ from jaxprompt import config as configs
 from jaxprompt.config import MACHINE_KEYS, Config, load_config
 from jaxprompt.data.sources import memory_reference
 from jaxprompt.errors import InputError
+from jaxprompt.experiment.rows import naming
 
 
 def run_config(run_dir: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -48,8 +49,12 @@ def open_run(config: Config) -> Path:
 
 def _plain(config: Config) -> dict:
     """The config as plain values; rows given in memory are replaced by a digest that stands for them."""
-    rows = {name: getattr(config.data, name) for name in ("train", "validation")}
-    kept = {name: memory_reference(given) for name, given in rows.items() if isinstance(given, list)}
+    kept = {}
+    for name in ("train", "validation"):
+        rows = getattr(config.data, name)
+        if isinstance(rows, list):
+            with naming(config, name):
+                kept[name] = memory_reference(rows)
     data = config.data.model_copy(update=kept)
     return config.model_copy(update={"data": data}).model_dump(mode="json")
 
