@@ -16,10 +16,20 @@ class InputError(ValueError):
 def did_you_mean(value: str, options: Iterable[str]) -> str:
     """Returns ` (did you mean 'x'?)` for the nearest option, or the list of options when none is near."""
     options = [str(option) for option in options]
-    near = difflib.get_close_matches(str(value), options, n=1)
+    # Comparing takes quadratic time in the length: whole texts, as of a wrong column, are no misspelt names.
+    short = len(str(value)) <= 100 and len(options) <= 1000
+    near = difflib.get_close_matches(str(value), [o for o in options if len(o) <= 100], n=1) if short else []
     if near:
         return f" (did you mean {near[0]!r}?)"
-    return f" (choose from: {', '.join(options)})" if options else ""
+    return f" (choose from: {listed(options)})" if options else ""
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """Returns names with commas between them: the first of them where there are many, the start of long ones."""
+    names = [str(name) for name in names]
+    rest = [f"... and {len(names) - most} more"] if len(names) > most + 1 else []
+    names = names[:most] if rest else names
+    return ", ".join([name if len(name) <= 60 else f"{name[:57]}..." for name in names] + rest)
 
 
 @contextmanager

@@ -2,20 +2,19 @@
 
 import dataclasses
 import functools
-import math
-import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int32
 
-from jaxprompt.errors import InputError, did_you_mean
+from jaxprompt.errors import InputError
 from jaxprompt.text.encoded import Encoded, constant, counting, int32
 from jaxprompt.text.layout import Layout, Text, make_layout, split_sides
 from jaxprompt.text.templates import Template, ToDecoder
 from jaxprompt.text.tokens import TextTokenizer, text_tokenizer
 from jaxprompt.text.truncate import shorten
+from jaxprompt.text.values import text_value, where
 
 if TYPE_CHECKING:  # Importing it takes seconds.
     from transformers import PreTrainedTokenizerBase
@@ -141,7 +140,7 @@ class RowEncoder:
 
     def _side(self, layout: Layout, row: Mapping[str, Any], limit: int, number: int | None) -> tuple[list[int], bool]:
         """Returns the ids up to the target, at most `limit` of them, and whether fields were cut for that."""
-        texts = [_field(row, name, number) for name in layout.fields]
+        texts = [text_value(row, name, number) for name in layout.fields]
         trunk = self._assemble(layout, texts, number)
         if len(trunk) <= limit:
             return trunk, False
@@ -179,25 +178,7 @@ class RowEncoder:
         return trunk
 
 
-def _field(row: Mapping[str, Any], name: str, number: int | None) -> str:
-    if name not in row:
-        raise InputError(f"{where(number)}no field {name!r}{did_you_mean(name, row)}")
-    value = row[name]
-    if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-            raise InputError(f"{where(number)}field {name!r} has half a surrogate pair (repair the text)")
-        return value
-    if isinstance(value, numbers.Real) and not math.isnan(value):
-        return str(value)
-    raise InputError(f"{where(number)}field {name!r} is {value!r} (give a text or a number)")
-
-
 def check_started(trunk: Sequence[int], number: int | None) -> None:
     """Raises InputError where nothing stands before what is to be written."""
     if not trunk:
         raise InputError(f"{where(number)}nothing stands before {{target}} (put {{bos}}, text or a soft slot there)")
-
-
-def where(number: int | None) -> str:
-    """`row 3: `, for messages; nothing without a number."""
-    return "" if number is None else f"row {number}: "
