@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
 
 
 class InputError(ValueError):
@@ -32,3 +35,12 @@ def within_memory(remedy: str) -> Iterator[None]:
             raise
         found = str(error).partition("RESOURCE_EXHAUSTED: ")[2].splitlines()[0].rstrip(".")
         raise InputError(f"not enough device memory ({found}): {remedy}") from error
+
+
+def not_finite(what: str, dtype: Any) -> InputError:
+    """What to say of `what` a model of this type scored: NaN, or infinities."""
+    if np.dtype(dtype) == np.float16:
+        why = "the model overflows float16: set dtype to bfloat16"
+    else:
+        why = "the model's weights or the prompt lead there: take others, or learn the prompt again"
+    return InputError(f"the scores of {what} are not finite: {why}")
