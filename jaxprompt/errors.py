@@ -42,5 +42,5 @@ def not_finite(what: str, dtype: Any) -> InputError:
     if np.dtype(dtype) == np.float16:
         why = "the model overflows float16: set dtype to bfloat16"
     else:
-        why = "the model's weights or the prompt lead there: take others, or learn the prompt again"
+        why = "the model's weights or the prompt lead there: check the weights, or learn the prompt again"
     return InputError(f"the scores of {what} are not finite: {why}")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.errors import InputError
-from jaxprompt.text.templates import Soft, Target, ToDecoder, parse_template
+from jaxprompt.text.templates import Soft, Target, Template, ToDecoder, parse_template
 from jaxprompt.types import Inputs, Prefix, prefix_length
 
 
@@ -37,8 +37,8 @@ def _check_place(backbone, prompt) -> None:
 
     Hard text of the template, which comes behind them then, is the caller's to put into `input_ids`.
     """
-    text = getattr(prompt, "info", {}).get("template")
-    pieces = parse_template(text).pieces if text else ()
+    template = _template(prompt)
+    pieces = () if template is None else template.pieces
     soft_at = [at for at, piece in enumerate(pieces) if isinstance(piece, Soft)]
     where = None
     if soft_at != list(range(len(soft_at))):
@@ -48,9 +48,15 @@ def _check_place(backbone, prompt) -> None:
         where = "in the decoder"
     if where is not None:
         raise InputError(
-            f"the prompt has soft rows {where} (template {text!r}), and here they go before all of input_ids: use "
+            f"the prompt has soft rows {where} (template {template.text!r}), and here they go before all of input_ids: use "
             "generate, predict or evaluate, which follow the template"
         )
+
+
+def _template(prompt) -> Template | None:
+    """The template that a prompt was learned with, if there is one."""
+    text = getattr(prompt, "info", {}).get("template")
+    return parse_template(text) if text else None
 
 
 def _rows(backbone, ids, mask, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +85,7 @@ def _integers(value: Any, name: str) -> np.ndarray:
 def prompt_parts(backbone, prompt) -> tuple[Any, Prefix | None, Prefix | None]:
     """Returns soft prompt, prefix and encoder's prefix of what users give as a prompt.
 
-    Raises InputError for another model's shapes, or numbers that are not finite.
+    Raises InputError for another model's shapes, numbers that are not finite, or fewer rows than a template takes.
     """
     source_prefix = getattr(prompt, "source_prefix", None)
     if prompt is None or isinstance(prompt, Prefix):
@@ -95,6 +101,12 @@ def prompt_parts(backbone, prompt) -> tuple[Any, Prefix | None, Prefix | None]:
                 f"the soft prompt is {list(shape)}, this model needs [prompt_length, {backbone.soft_size}]: "
                 "use a prompt that was trained for it"
             )
+    text, rows = _template(prompt), 0 if soft is None else len(soft)
+    if text is not None and text.soft_length > rows:
+        raise InputError(
+            f"the prompt has {rows} soft rows, its template {text.text!r} takes {text.soft_length}: put the template "
+            "back that it was learned with"
+        )
     for part, shape in ((prefix, backbone.prefix_shape), (source_prefix, backbone.source_prefix_shape)):
         for array in () if part is None else (part.keys, part.values):
             got = _checked_shape(array, "prefix")

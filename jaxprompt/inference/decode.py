@@ -11,7 +11,7 @@ from jaxprompt.types import Inputs, Prefix, prefix_length
 
 # What an impossible hypothesis scores. Finite, so that sums of it stay ordered.
 _NEVER = -1.0e9
-# Nothing smaller divides or compares as it should: float32 takes it for 0.
+# Nothing smaller divides or compares as it should: float32 takes it for 0 (and what is larger than 1 / this, for inf).
 _LEAST = 1.0e-30
 
 
@@ -213,7 +213,7 @@ def sample(logits, key, temperature: float, top_k: int | None, top_p: float | No
     if temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     # At most 0, so that no temperature, however low, takes the best one out of float32's range.
-    logits = (logits - logits.max(-1, keepdims=True)) / max(temperature, _LEAST)
+    logits = (logits - logits.max(-1, keepdims=True)) / min(max(temperature, _LEAST), 1 / _LEAST)
     if top_k is not None and top_k < logits.shape[-1]:
         least = jax.lax.top_k(logits, top_k)[0][:, -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)

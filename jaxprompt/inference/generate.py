@@ -67,8 +67,8 @@ def generate(
       prompt: a learned prompt. Its template lays out the context; without one the prompt comes before the text.
       max_new_tokens: stop after this many tokens, or at the end-of-sequence token.
       temperature: 0 takes the most likely token; otherwise logits are divided by it and sampled.
-      top_k: sample among this many most likely tokens.
-      top_p: sample among the fewest most likely tokens whose probabilities sum to at least this.
+      top_k: with a temperature, sample among this many most likely tokens.
+      top_p: with a temperature, sample among the fewest most likely tokens whose probabilities sum to at least this.
       seed: of the sampling, which also depends on `batch_size`.
       batch_size: texts decoded at a time.
       num_beams: above 1, the width of a beam search.
@@ -165,9 +165,15 @@ def _check_search(search: Search, vocab_size: int) -> None:
     """Raises InputError for options that do not go together, or do not go with so many tokens."""
     if search.num_beams > 1 and search.temperature:
         raise InputError(f"temperature is {search.temperature}: it must be 0 in a beam search")
-    for name, value in (("top_k", search.top_k), ("top_p", search.top_p)):
-        if value is not None and not search.temperature:
-            raise InputError(f"{name} is {value}, but temperature 0 samples nothing: set temperature, or leave it out")
+    for name, used, need in (
+        ("top_k", search.temperature > 0, "temperature above 0"),
+        ("top_p", search.temperature > 0, "temperature above 0"),
+        ("length_penalty", search.num_beams > 1, "num_beams above 1"),
+        ("early_stopping", search.num_beams > 1, "num_beams above 1"),
+    ):
+        value = getattr(search, name)
+        if not used and value != getattr(Search, name):
+            raise InputError(f"{name} is {value}, which does nothing without {need}: set that, or leave {name} out")
     # Candidates are numbered in int32.
     most = min(vocab_size, (2**31 - 1) // vocab_size)
     if search.num_beams > most:
@@ -287,9 +293,9 @@ def rows_of(texts: Iterable[str | dict], fields: Sequence[str]) -> list[dict]:
 
 def _listed(texts) -> list[str | Mapping]:
     """The texts or rows as a list; raises InputError for one text by itself, a table, or what is neither."""
-    # A table's iterator gives its columns.
+    # A table's iterator gives its columns, an array without axes has none.
     alone = isinstance(texts, str | bytes | Mapping) or hasattr(texts, "columns")
-    if alone or not isinstance(texts, Iterable):
+    if alone or not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) != 1:
         raise InputError(f"texts is {_shown(texts)}: give a list of texts, or of rows {{field: value}}")
     texts = list(texts)
     for number, text in enumerate(texts, 1):
