@@ -266,7 +266,7 @@ def _contexts(backbone, texts, prompt) -> tuple[list[int], list[list[int]], list
 def _ids(backbone, text: str, number: int) -> list[int]:
     """The ids of a plain text as the tokenizer has them, special tokens included."""
     if not isinstance(text, str):
-        raise InputError(f"text {number} is a row of fields, which need a prompt with a template: give a plain text")
+        raise InputError(f"text {number} is a row of fields, which need a prompt with a template: give plain texts")
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise InputError(f"text {number}, {_shown(text)}, has half a surrogate pair: repair the text")
     ids = backbone.tokenizer(text)["input_ids"]

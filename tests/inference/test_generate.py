@@ -184,7 +184,7 @@ def test_limits_beyond_all_there_is_are_no_limits(stories):
 
 
 def test_a_search_larger_than_all_memory_is_refused_before_it_starts(monkeypatch, stories):
-    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 10, "SC_PAGE_SIZE": 4096}.get)
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 5, "SC_PAGE_SIZE": 4096}.get)
     monkeypatch.setattr(generation, "decode", None)
     with pytest.raises(InputError, match=r"num_beams 2 and 12 tokens need .* lower batch_size, num_beams or max_new"):
         jaxprompt.generate(stories, TEXTS[:1], max_new_tokens=7, num_beams=2)
