@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
 
 
 class InputError(ValueError):
@@ -44,13 +47,10 @@ def within_memory(remedy: str) -> Iterator[None]:
         raise InputError(f"not enough device memory ({found}): {remedy}") from error
 
 
-def not_finite_examples(numbers: list[int], size: int, dtype) -> InputError:
-    """What to say of examples, numbered from 1, whose scores are NaN or infinite."""
-    shown = ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
-    overflow = "float16" in str(dtype) and "bfloat16" not in str(dtype)
-    why = (
-        "the model overflows float16: set dtype=bfloat16"
-        if overflow
-        else "the weights or the prompt give numbers without end: lower optimizer.learning_rate, or look at those rows"
-    )
-    return InputError(f"scores of example {shown} (of {size}) are not finite: {why}")
+def not_finite(what: str, dtype: Any) -> InputError:
+    """What to say of `what` a model of this type scored: NaN, or infinities."""
+    if np.dtype(dtype) == np.float16:
+        why = "the model overflows float16: set dtype to bfloat16"
+    else:
+        why = "the model's weights or the prompt lead there: check the weights, or learn the prompt again"
+    return InputError(f"the scores of {what} are not finite: {why}")

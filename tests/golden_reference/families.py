@@ -228,3 +228,5 @@ GENERATES = {
     **{"gpt2": 28, "gptj": 48, "gpt-neox": 32, "opt": 60, "llama-untied": 27, "phi3": 36, "gemma2": 17},
     **{"t5-v1_1": 59, "bart": 4},
 }
+# What texts must begin with, in a case of its own.
+BEGINS = {"bart": 0}
