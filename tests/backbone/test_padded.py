@@ -10,7 +10,7 @@ import pytest
 from jaxprompt.backbone import load_backbone
 from jaxprompt.errors import InputError
 from jaxprompt.prompts import Prompt
-from jaxprompt.types import Prefix
+from jaxprompt.types import Conditioning, Prefix
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 IDS = [[5, 6, 7]]
@@ -30,7 +30,7 @@ def soft(backbone, rows):
 
 
 def learned(array, template):
-    return Prompt("soft", {"soft": array}, info={"template": template})
+    return Prompt(Conditioning(soft=array), info={"template": template})
 
 
 @pytest.mark.parametrize("template", ["{soft:4}{text}", "{soft:3}{soft:1} Review: {text} Is it {target}", None])

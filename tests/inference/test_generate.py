@@ -302,7 +302,7 @@ def test_what_a_decoder_must_begin_with_is_its_first_new_token(seq2seq, forced):
         ids.append(int(backbone.logits([source], decoder_input_ids=[padded])[0, len(ids) - 1].argmax()))
     decode = seq2seq.tokenizer.decode
     want = decode([2, *ids[1:]], skip_special_tokens=True)[len(decode([2, begin], skip_special_tokens=True)) :]
-    template = Prompt("none", {}, info={"template": "{text}{target}", "max_length": 64})
+    template = Prompt(info={"template": "{text}{target}", "max_length": 64})
     # A template always has the tokenizer's own token there.
     for prompt in (None, template) if forced is None else (None,):
         assert jaxprompt.generate(backbone, ["the dog"], prompt, max_new_tokens=1) == [""]
