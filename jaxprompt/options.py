@@ -4,6 +4,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Options(BaseModel):
-    """Frozen, validated values; unknown keys and numbers that are not finite are refused."""
+    """Frozen, validated values; unknown keys, other types (`true` for a number) and infinities are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False, strict=True)

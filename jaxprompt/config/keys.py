@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from yaml import YAMLError
 
+from jaxprompt.config import yaml
 from jaxprompt.config.sections import Config
+from jaxprompt.config.values import plain
 from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.options import Options
 
@@ -54,15 +56,15 @@ def load_config(source: str | Path | Mapping | Config, overrides: Mapping[str, A
     if isinstance(source, Config):
         tree = source.model_dump(mode="json", exclude_unset=True)
     elif isinstance(source, Mapping):
-        tree = _copy(source)
+        tree = plain(source)
     else:
-        tree = _read_yaml(Path(source))
+        tree = plain(yaml.read_file(Path(source)))
         if tree.get("run_dir") is None:
             tree["run_dir"] = str(Path("runs") / Path(source).stem)
     if isinstance(overrides, Mapping):
-        pairs = [pair for name, item in overrides.items() for pair in _flatten(name, item)]
+        pairs = [pair for name, item in plain(overrides).items() for pair in _flatten(name, item)]
     else:
-        pairs = [_parse_override(item) for item in overrides]
+        pairs = [(name, plain(value, name)) for name, value in map(_parse_override, overrides)]
     _drop_unchosen(tree, dict(pairs))
     for key, value in pairs:
         _assign(tree, key, value)
@@ -136,12 +138,12 @@ def _default(field: FieldInfo) -> str:
 
 
 def yaml_value(value) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True).strip().removesuffix("...").strip()
+    return yaml.write_text(value, flow=True).strip().removesuffix("...").strip()
 
 
 def dump(tree: Mapping) -> str:
     """Plain values as YAML, in their order."""
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    return yaml.write_text(tree)
 
 
 def _section_of(field: FieldInfo) -> type[Options] | None:
@@ -161,41 +163,23 @@ def _type_name(annotation) -> str:
     return {"str": "text", "int": "integer", "float": "number", "bool": "true|false"}.get(annotation.__name__, "")
 
 
-def _read_yaml(path: Path) -> dict:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        near = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise InputError(f"config {str(path)!r} does not exist{did_you_mean(path.name, near)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"config {str(path)!r} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        place = f" line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
-        problem = getattr(error, "problem", None) or "malformed"
-        raise InputError(f"config {str(path)!r}{place} is not YAML: {problem}; quote texts that hold {{ or :") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"config {str(path)!r} is empty or not a mapping: it needs at least model and template")
-    return tree
-
-
 def _parse_override(item: str) -> tuple[str, Any]:
     name, equals, value = item.partition("=")
     if not equals:
         raise InputError(f"override {item!r} is not of the form key=value")
     key = keys().get(name)
-    if key is not None and str in (key.annotation, *typing.get_args(key.annotation)):
+    if key is not None and "text" in _type_name(key.annotation).split(" or "):
         # A text stays as it is typed: `{soft:20} {text}` is no YAML mapping. Lists of rows are for the Python API.
         return name, None if value == "null" else value
     try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise InputError(f"override {item!r}: the value is not YAML") from None
+        return name, yaml.read_text(value)
+    except (YAMLError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or "it is malformed"
+        raise InputError(f"override {item!r:.200}: the value is not YAML: {problem}") from None
 
 
 def _flatten(name: str, item: Any) -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of a section given as a mapping or as options; any other value is that of its key."""
-    if isinstance(item, BaseModel):
-        item = item.model_dump(exclude_unset=True)
     if isinstance(item, Mapping) and item and any(key.startswith(f"{name}.") for key in keys()):
         for inner, value in item.items():
             yield from _flatten(f"{name}.{inner}", value)
@@ -220,12 +204,6 @@ def _assign(tree: dict, key: str, value) -> None:
             tree[name] = {}
         tree = tree[name]
     tree[last] = value
-
-
-def _copy(tree):
-    if isinstance(tree, BaseModel):
-        tree = tree.model_dump(exclude_unset=True)
-    return {key: _copy(value) if isinstance(value, Mapping | BaseModel) else value for key, value in tree.items()}
 
 
 def _check_keys(tree: Mapping, section: type[Options] = Config, before: str = "", chosen: str | None = None) -> None:

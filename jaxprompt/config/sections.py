@@ -3,11 +3,24 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
+from pydantic import AfterValidator, Discriminator, Field, PositiveFloat, Tag
 
 from jaxprompt.methods import METHODS
 from jaxprompt.objectives import OBJECTIVES
 from jaxprompt.options import Options
+
+# Beyond these nothing is meant, and arithmetic on them would take the machine's memory.
+Count = Annotated[int, Field(gt=0, lt=2**31)]
+BatchSize = Annotated[int, Field(gt=0, le=2**20)]
+
+
+def _short_names(path: str) -> str:
+    if max(len(part.encode()) for part in path.split("/")) > 255:
+        raise ValueError("a file's name has 255 letters at most")
+    return path
+
+
+PathText = Annotated[str, AfterValidator(_short_names)]
 
 
 class Choice:
@@ -43,7 +56,9 @@ class OptimizerOptions(Options):
         {}, description="learning rates of groups by name (prompt, head) where they are not that one"
     )
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="decay to 0 over train.steps")
-    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up; the first of n has 1/n of the peak")
+    warmup_steps: int = Field(
+        0, ge=0, lt=2**31, description="steps of linear warm-up; the first of n has 1/n of the peak"
+    )
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
     clip_norm: PositiveFloat | None = Field(1.0, description="clip the gradient's global norm; null never clips")
 
@@ -81,10 +96,10 @@ class DataConfig(Options):
     columns: list[str] | None = Field(None, description="column names of files without a header")
     label: str = Field("label", description="column of the label, or of the number of a regression")
     target: str = Field("target", description="column of the target text (generation)")
-    max_length: PositiveInt | None = Field(None, description="tokens per example; unset: what the backbone allows")
-    train_rows: PositiveInt | None = Field(None, description="use only the first N training rows")
-    validation_rows: PositiveInt | None = Field(None, description="use only the first N validation rows")
-    per_label: PositiveInt | None = Field(None, description="few-shot: draw this many training rows of each label")
+    max_length: Count | None = Field(None, description="tokens per example; unset: what the backbone allows")
+    train_rows: Count | None = Field(None, description="use only the first N training rows")
+    validation_rows: Count | None = Field(None, description="use only the first N validation rows")
+    per_label: Count | None = Field(None, description="few-shot: draw this many training rows of each label")
     shuffle: bool = Field(True, description="shuffle each epoch by the seed; false keeps the file's order")
     balance: bool = Field(True, description="shuffled batches of like numbers of tokens; false draws blindly")
     packing: bool = Field(True, description="pack examples into shared rows; false puts each in a row of its own")
@@ -92,20 +107,20 @@ class DataConfig(Options):
 
 
 class TrainConfig(Options):
-    steps: int = Field(1000, ge=0, description="optimizer steps; 0 scores the prompt without training")
-    batch_size: PositiveInt = Field(32, description="examples per step")
-    accumulate: PositiveInt = Field(1, description="split each batch into this many parts, to save memory")
+    steps: int = Field(1000, ge=0, lt=2**31, description="optimizer steps; 0 scores the prompt without training")
+    batch_size: BatchSize = Field(32, description="examples per step")
+    accumulate: BatchSize = Field(1, description="split each batch into this many parts, to save memory")
     eval_start: bool = Field(True, description="whether the prompt is also evaluated before the first step")
-    eval_every: PositiveInt | None = Field(None, description="steps between evaluations; unset: ten in all")
-    eval_batch_size: PositiveInt | None = Field(None, description="examples per evaluation batch; unset: batch_size")
+    eval_every: Count | None = Field(None, description="steps between evaluations; unset: ten in all")
+    eval_batch_size: BatchSize | None = Field(None, description="examples per evaluation batch; unset: batch_size")
     best_by: str | None = Field(
         None,
         description="the figure that chooses the best prompt; unset: the objective's first (accuracy, loss, pearson)",
     )
-    patience: PositiveInt | None = Field(None, description="stop after this many evaluations without improvement")
-    log_every: PositiveInt = Field(10, description="steps between lines of metrics.jsonl")
-    checkpoint_every: PositiveInt | None = Field(None, description="steps between checkpoints; unset: eval_every")
-    keep_checkpoints: PositiveInt = Field(2, description="how many checkpoints to keep")
+    patience: Count | None = Field(None, description="stop after this many evaluations without improvement")
+    log_every: Count = Field(10, description="steps between lines of metrics.jsonl")
+    checkpoint_every: Count | None = Field(None, description="steps between checkpoints; unset: eval_every")
+    keep_checkpoints: Count = Field(2, description="how many checkpoints to keep")
     remat: Literal["none", "dots", "full"] = Field(
         "dots", description="what the backward pass recomputes: nothing, all but matrix products, or every layer"
     )
@@ -113,8 +128,8 @@ class TrainConfig(Options):
 
 class MeshConfig(Options):
     data: int = Field(-1, description="devices over which batches are split; -1: all that are left")
-    fsdp: PositiveInt = Field(1, description="devices over which batches and weights are split")
-    tensor: PositiveInt = Field(1, description="devices over which heads, MLP and vocabulary are split")
+    fsdp: Count = Field(1, description="devices over which batches and weights are split")
+    tensor: Count = Field(1, description="devices over which heads, MLP and vocabulary are split")
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -151,7 +166,7 @@ class Config(Options):
     mesh: MeshConfig = MeshConfig()
     seed: Seed = Field(0, description="seed of the start, the order of the data and sampling; seeds sets them apart")
     seeds: SeedsConfig = SeedsConfig()
-    run_dir: str | None = Field(None, description="where the run is kept; unset: runs/NAME_OF_CONFIG")
+    run_dir: PathText | None = Field(None, description="where the run is kept; unset: runs/NAME_OF_CONFIG")
 
     def seed_of(self, what: Literal["start", "data", "sampling"]) -> int:
         """The seed of one of the things that are drawn at random."""

@@ -7,6 +7,7 @@ import jax
 from pydantic import Field, PositiveInt
 
 from jaxprompt import options
+from jaxprompt.errors import InputError
 from jaxprompt.methods.base import Start
 from jaxprompt.methods.starts import Init, prefix_arrays
 from jaxprompt.types import Conditioning, Prefix
@@ -41,6 +42,11 @@ class PrefixTuning:
 
     @classmethod
     def build(cls, options: PrefixOptions, soft_length: int, backbone) -> "PrefixTuning":
+        if options.length >= backbone.max_positions:
+            raise InputError(
+                f"method.length {options.length} leaves no room in the {backbone.max_positions} positions of "
+                f"{backbone.ref!r}: lower it"
+            )
         decodes = backbone.causal or backbone.seq2seq
         return cls(options.length, options.length if decodes else 0, options.init)
 

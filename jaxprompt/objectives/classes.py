@@ -15,7 +15,7 @@ from jaxprompt.errors import InputError
 from jaxprompt.metrics import ACCURACY, CROSS_ENTROPY, MACRO_F1
 from jaxprompt.objectives.base import DataAccess, Objective
 from jaxprompt.text.labels import LabelSet
-from jaxprompt.text.values import column_value
+from jaxprompt.text.values import as_text, column_value
 from jaxprompt.types import Batch, Scores
 
 
@@ -31,13 +31,16 @@ class ClassOptions(options.Options):
     def _names_are_text(cls, value):
         # YAML reads the label name 0 as a number; names that become the same text would be one key, silently.
         if isinstance(value, Mapping):
-            words = ([_text(w) for w in v] if isinstance(v, list) else _text(v) for v in value.values())
+            words = ([_word(w) for w in v] if isinstance(v, list) else _word(v) for v in value.values())
             return dict(zip(LabelSet(tuple(value)).names, words, strict=True))
         return list(LabelSet(tuple(value)).names) if isinstance(value, list | tuple) else value
 
 
-def _text(value) -> str:
-    return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+def _word(value: Any) -> str:
+    try:
+        return as_text(value)
+    except InputError as error:
+        raise ValueError(f"a label's word {error}") from None
 
 
 @dataclass(frozen=True, eq=False)
