@@ -209,9 +209,9 @@ def _check_memory(backbone, search: Search, rows: int, length: int) -> None:
     rows *= search.num_beams
     cache = jax.eval_shape(lambda: backbone.empty_cache(rows, length))
     need = cache.keys.size * cache.keys.dtype.itemsize * 2 + rows * backbone.vocab_size * 4
-    devices = backbone.mesh.devices
-    room = (devices.flat[0].memory_stats() or {}).get("bytes_limit", math.inf) * devices.size
-    if devices.flat[0].platform == "cpu" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
+    device = backbone.mesh.local_devices[0]
+    room = (device.memory_stats() or {}).get("bytes_limit", math.inf) * backbone.mesh.size
+    if device.platform == "cpu" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
         room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if need > room:
         raise InputError(
