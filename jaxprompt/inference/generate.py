@@ -130,7 +130,7 @@ def generate(
         key = jax.random.fold_in(jax.random.key(seed), first)
         with within_memory("lower batch_size, num_beams or max_new_tokens"):
             tokens, scores = map(np.asarray, decode(backbone, search, ids, lengths, key=key, **conditioning))
-        broken = np.flatnonzero(np.isnan(scores))
+        broken = np.flatnonzero(np.isnan(scores[: len(contexts[here])]))
         if broken.size:
             raise not_finite(f"text {first + broken[0] + 1}", backbone.dtype)
         written += [_text(backbone, c, t, search) for c, t in zip(contexts[here], tokens, strict=False)]
