@@ -131,7 +131,7 @@ def generate(
         key = jax.random.fold_in(jax.random.key(seed), first)
         with within_memory("lower batch_size, num_beams or max_new_tokens"):
             tokens, scores = map(np.asarray, decode(backbone, search, ids, lengths, key=key, **conditioning))
-        broken = np.flatnonzero(np.isnan(scores))
+        broken = np.flatnonzero(np.isnan(scores[: len(contexts[here])]))
         if broken.size:
             raise not_finite(f"text {first + broken[0] + 1}", backbone.dtype)
         written += [_text(backbone, c, t, search) for c, t in zip(contexts[here], tokens, strict=False)]
@@ -210,9 +210,9 @@ def _check_memory(backbone, search: Search, rows: int, length: int) -> None:
     rows *= search.num_beams
     cache = jax.eval_shape(lambda: backbone.empty_cache(rows, length))
     need = cache.keys.size * cache.keys.dtype.itemsize * 2 + rows * backbone.vocab_size * 4
-    devices = backbone.mesh.devices
-    room = (devices.flat[0].memory_stats() or {}).get("bytes_limit", math.inf) * devices.size
-    if devices.flat[0].platform == "cpu" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
+    device = backbone.mesh.local_devices[0]
+    room = (device.memory_stats() or {}).get("bytes_limit", math.inf) * backbone.mesh.size
+    if device.platform == "cpu" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
         room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if need > room:
         raise InputError(

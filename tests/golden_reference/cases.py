@@ -185,7 +185,5 @@ def generated(model, vocab_size, end, begin=None):
         settings["forced_bos_token_id"] = begin
         forced = {"forced_eos_token_id": end, "length_penalty": EARLY_PENALTY}
         out["begun_greedy"] = run(mask, **forced)[0]
-        for name, early in (("beam", False), ("early", True)):
-            found = run(mask, num_beams=BEAMS, early_stopping=early, **forced)
-            out[f"begun_{name}_ids"], out[f"begun_{name}_scores"] = found
+        out["begun_ids"], out["begun_scores"] = run(mask, num_beams=BEAMS, **forced)
     return tensors(out), {**settings, "num_beams": BEAMS}

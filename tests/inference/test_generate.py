@@ -305,7 +305,6 @@ def test_what_a_decoder_must_begin_with_is_its_first_new_token(seq2seq, forced):
     template = Prompt(info={"template": "{text}{target}", "max_length": 64})
     # A template always has the tokenizer's own token there.
     for prompt in (None, template) if forced is None else (None,):
-        assert jaxprompt.generate(backbone, ["the dog"], prompt, max_new_tokens=1) == [""]
         assert jaxprompt.generate(backbone, ["the dog"], prompt, max_new_tokens=5) == [want]
 
 
