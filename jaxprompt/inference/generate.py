@@ -1,5 +1,6 @@
 """Text from a decoder or an encoder-decoder, with or without a learned prompt, in batches; the prompt computed once."""
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,7 +12,7 @@ from jaxprompt.errors import InputError, within_memory
 from jaxprompt.experiment.build import context_encoder
 from jaxprompt.inference.decode import Search, decode
 from jaxprompt.prompts import Prompt
-from jaxprompt.text.tokens import text_tokenizer
+from jaxprompt.text.tokens import check_ids, text_tokenizer
 from jaxprompt.types import Inputs, Prefix
 
 # Contexts are padded to a multiple of this, so that texts of similar length share one compiled program.
@@ -77,7 +78,8 @@ def generate(
         prompt.check(backbone)
     if not texts:
         return []
-    hoisted, contexts, sources = _contexts(backbone, texts, prompt)
+    hoisted, contexts, sources, ends = _contexts(backbone, texts, prompt)
+    search = dataclasses.replace(search, eos=tuple(dict.fromkeys([*search.eos, *ends])))
     start = (prompt.prefix.length if prompt is not None and prompt.prefix is not None else 0) + len(hoisted)
     longest = max(map(len, contexts))
     if start + longest + max_new_tokens > backbone.max_positions:
@@ -137,8 +139,8 @@ def _check_options(search: Search, seed: int, batch_size: int) -> None:
             raise InputError(f"{name} is {value}: it must be {need}")
 
 
-def _contexts(backbone, texts, prompt) -> tuple[list[int], list[list[int]], list[list[int]] | None]:
-    """The ids that all contexts share, to be computed once, the rest of each, and what an encoder reads."""
+def _contexts(backbone, texts, prompt) -> tuple[list[int], list[list[int]], list[list[int]] | None, Sequence[int]]:
+    """The ids all contexts share, computed once, the rest of each, what an encoder reads, what the prompt ends with."""
     if prompt is not None and prompt.info.get("template"):
         encoder = context_encoder(backbone, prompt)
         rows = rows_of(texts, encoder.template.fields)
@@ -146,13 +148,15 @@ def _contexts(backbone, texts, prompt) -> tuple[list[int], list[list[int]], list
         contexts = [trunk.ids for trunk in trunks]
         shared = encoder.shared_head(contexts)
         sources = [trunk.source.tolist() for trunk in trunks] if backbone.seq2seq else None
-        return contexts[0][:shared], [c[shared:] for c in contexts], sources
+        return contexts[0][:shared], [c[shared:] for c in contexts], sources, encoder.layout.target_tail[:1]
     if any(not isinstance(text, str) for text in texts):
         raise InputError("rows of fields need a prompt with a template: give plain texts")
     broken = next((text for text in texts if any("\ud800" <= char <= "\udfff" for char in text)), None)
     if broken is not None:
         raise InputError(f"text {broken!r} has half a surrogate pair: repair the text")
-    contexts = [backbone.tokenizer(text)["input_ids"] for text in texts]
+    contexts = [
+        check_ids(backbone.tokenizer(text)["input_ids"], backbone.tokenizer, backbone.vocab_size) for text in texts
+    ]
     if not all(contexts):
         raise InputError("an empty text has no token to continue: give at least one character")
     rows = 0 if prompt is None or prompt.soft is None else prompt.soft.shape[0]
@@ -162,8 +166,8 @@ def _contexts(backbone, texts, prompt) -> tuple[list[int], list[list[int]], list
         forced = backbone.forced_bos_id
         leading = text_tokenizer(backbone.tokenizer).leading if forced is None else [forced]
         ahead = [backbone.config.start_id, *leading]
-        return [], [ahead] * len(contexts), [soft_ids + context for context in contexts]
-    return soft_ids, contexts, None
+        return [], [ahead] * len(contexts), [soft_ids + context for context in contexts], ()
+    return soft_ids, contexts, None, ()
 
 
 def rows_of(texts: Sequence[str | dict], fields: Sequence[str]) -> list[dict]:

@@ -5,7 +5,20 @@ import re
 from collections.abc import Sequence
 
 from jaxprompt.errors import InputError
-from jaxprompt.text.templates import ROLES, Field, Hard, Mask, Piece, Soft, Special, Target, Template, ToDecoder, shown
+from jaxprompt.text.templates import (
+    ROLES,
+    Field,
+    Hard,
+    Mask,
+    Piece,
+    Soft,
+    Special,
+    Target,
+    Template,
+    ToDecoder,
+    check_unicode,
+    shown,
+)
 from jaxprompt.text.tokens import TextTokenizer
 
 # Stands in a trunk for the mask tokens, of which a label word needs one per token.
@@ -64,6 +77,7 @@ class Layout:
         Raises:
           InputError: also for a word in the spelling of a vocabulary file, as "Ġgood", "▁good" or "##ing".
         """
+        check_unicode(word, f"label word {word!r}")
         marked = re.fullmatch("(Ġ|▁|##)(.+)", word)
         if marked:
             mark, rest = marked.groups()
