@@ -15,9 +15,9 @@ from jaxtyping import Int32
 from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.text.encoded import Encoded, constant, counting, int32
 from jaxprompt.text.layout import Layout, Text, make_layout, split_sides
-from jaxprompt.text.templates import Template, ToDecoder, check_unicode, name_tokens, shown
+from jaxprompt.text.templates import Hard, Template, ToDecoder, check_unicode, name_tokens, shown
 from jaxprompt.text.tokens import TextTokenizer, text_tokenizer
-from jaxprompt.text.truncate import shorten
+from jaxprompt.text.truncate import beginning, shorten
 
 if TYPE_CHECKING:  # Importing it takes seconds.
     from transformers import PreTrainedTokenizerBase
@@ -82,6 +82,12 @@ class RowEncoder:
                     f"{self.max_length} tokens in all (lower {{soft:N}}, or raise data.max_length if the model has "
                     "positions for it)"
                 )
+            for piece in side.pieces:
+                if isinstance(piece, Hard) and len(beginning(tokens, piece.text, self.max_length)) < len(piece.text):
+                    raise InputError(
+                        f"template {shown(template.text)} has a text of over {self.max_length} tokens, all that an "
+                        "example may have (shorten it)"
+                    )
         lay_out = functools.partial(make_layout, tokens=tokens, vocab_size=self.vocab_size)
         source_layout = None
         if self.start_id is None:
@@ -164,7 +170,9 @@ class RowEncoder:
 
     def _side(self, layout: Layout, row: Mapping[str, Any], limit: int, number: int | None) -> tuple[list[int], bool]:
         """Returns the ids up to the target, at most `limit` of them, and whether fields were cut for that."""
-        texts = [_field(row, name, number) for name in layout.fields]
+        whole = [_field(row, name, number) for name in layout.fields]
+        with naming_row(number):
+            texts = [beginning(self.tokens, text, self.max_length) for text in whole]
         trunk = self._assemble(layout, texts, number)
         if len(trunk) <= limit:
             return trunk, False

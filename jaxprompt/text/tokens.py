@@ -51,11 +51,19 @@ class TextTokenizer:
           InputError: half a surrogate pair in the text, or a token that the model has no embedding for.
         """
         check_unicode(text, "the text")
-        return self.checked(self.backend.encode(text, add_special_tokens=False).ids)
+        return self.checked(self._plain(text).ids)
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """Returns, per token of a text by itself, the characters it covers. Tokens may share a character."""
-        return self.backend.encode(text, add_special_tokens=False).offsets
+        return self._plain(text).offsets
+
+    def _plain(self, text: str) -> tokenizers.Encoding:
+        try:
+            return self.backend.encode(text, add_special_tokens=False)
+        except BaseException as error:  # A panic of its Rust code is no Exception.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise InputError(f"the tokenizer cannot read {shown(text)}, {len(text)} characters (shorten it)") from None
 
     def checked(self, ids: Sequence[int]) -> Sequence[int]:
         """Returns the ids; raises InputError for one that the model has no embedding for."""
@@ -86,7 +94,7 @@ class TextTokenizer:
         return self._known(ANCHORS) or self._known(self.tokenizer.decode([i]) for i in range(len(self.tokenizer)))
 
     def _known(self, texts: Iterable[str]) -> list[tuple[str, list[int]]]:
-        pairs = ((text, self.backend.encode(text, add_special_tokens=False).ids) for text in texts)
+        pairs = ((text, self._plain(text).ids) for text in texts)
         unknown = self.tokenizer.unk_token_id
         return list(itertools.islice((pair for pair in pairs if pair[1] and unknown not in pair[1]), len(ANCHORS)))
 
