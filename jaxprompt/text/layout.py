@@ -81,8 +81,9 @@ class Layout:
         marked = re.fullmatch("(Ġ|▁|##)(.+)", word)
         if marked:
             mark, rest = marked.groups()
-            # Ġ is a letter too, and # a character: a mark is what makes a token of a word.
-            if mark == "▁" or word in tokens.vocabulary or len(self.target_ids(tokens, rest)) == 1:
+            # Ġ is a letter of Maltese, to tokenizers that know it as one, and ## may begin a text.
+            letter = "Ġ" in tokens.vocabulary and tokens.tokenizer.decode([tokens.vocabulary["Ġ"]]) == "Ġ"
+            if mark == "▁" or (mark == "Ġ" and not letter) or word in tokens.vocabulary:
                 meant = rest if mark == "##" or self.target_space else f" {rest}"
                 raise InputError(f"label word {word!r} is spelled as in a vocabulary file (write {meant!r})")
         return self.target_ids(tokens, word.removeprefix(" ") if self.target_space else word)
