@@ -78,8 +78,11 @@ def generate(
         prompt.check(backbone)
     if not texts:
         return []
-    hoisted, contexts, sources, ends = _contexts(backbone, texts, prompt)
-    search = dataclasses.replace(search, eos=tuple(dict.fromkeys([*search.eos, *ends])))
+    hoisted, contexts, sources = _contexts(backbone, texts, prompt)
+    if prompt is not None and prompt.info.get("template"):
+        # It may have learned to end with another token than the tokenizer's.
+        ends = context_encoder(backbone, prompt).layout.target_tail[:1]
+        search = dataclasses.replace(search, eos=tuple(dict.fromkeys([*search.eos, *ends])))
     start = (prompt.prefix.length if prompt is not None and prompt.prefix is not None else 0) + len(hoisted)
     longest = max(map(len, contexts))
     if start + longest + max_new_tokens > backbone.max_positions:
@@ -139,8 +142,8 @@ def _check_options(search: Search, seed: int, batch_size: int) -> None:
             raise InputError(f"{name} is {value}: it must be {need}")
 
 
-def _contexts(backbone, texts, prompt) -> tuple[list[int], list[list[int]], list[list[int]] | None, Sequence[int]]:
-    """The ids all contexts share, computed once, the rest of each, what an encoder reads, what the prompt ends with."""
+def _contexts(backbone, texts, prompt) -> tuple[list[int], list[list[int]], list[list[int]] | None]:
+    """The ids that all contexts share, to be computed once, the rest of each, and what an encoder reads."""
     if prompt is not None and prompt.info.get("template"):
         encoder = context_encoder(backbone, prompt)
         rows = rows_of(texts, encoder.template.fields)
@@ -148,7 +151,7 @@ def _contexts(backbone, texts, prompt) -> tuple[list[int], list[list[int]], list
         contexts = [trunk.ids for trunk in trunks]
         shared = encoder.shared_head(contexts)
         sources = [trunk.source.tolist() for trunk in trunks] if backbone.seq2seq else None
-        return contexts[0][:shared], [c[shared:] for c in contexts], sources, encoder.layout.target_tail[:1]
+        return contexts[0][:shared], [c[shared:] for c in contexts], sources
     if any(not isinstance(text, str) for text in texts):
         raise InputError("rows of fields need a prompt with a template: give plain texts")
     broken = next((text for text in texts if any("\ud800" <= char <= "\udfff" for char in text)), None)
@@ -166,8 +169,8 @@ def _contexts(backbone, texts, prompt) -> tuple[list[int], list[list[int]], list
         forced = backbone.forced_bos_id
         leading = text_tokenizer(backbone.tokenizer).leading if forced is None else [forced]
         ahead = [backbone.config.start_id, *leading]
-        return [], [ahead] * len(contexts), [soft_ids + context for context in contexts], ()
-    return soft_ids, contexts, None, ()
+        return [], [ahead] * len(contexts), [soft_ids + context for context in contexts]
+    return soft_ids, contexts, None
 
 
 def rows_of(texts: Sequence[str | dict], fields: Sequence[str]) -> list[dict]:
