@@ -123,8 +123,8 @@ def _warn_of_prefixes(words: Mapping[tuple[int, ...], tuple[int, str]]) -> None:
         for other, first in begins:
             if other != label:
                 logging.getLogger("jaxprompt").warning(
-                    f"label word {first!r} begins with its tokens {word!r} of another label, and so is always at least "
-                    "as likely: write {eos} behind {target}, or choose other words"
+                    f"the tokens of label word {first!r} begin {word!r} of another label, so it is always at least as "
+                    "likely: write {eos} behind {target}, or choose other words"
                 )
                 return
 

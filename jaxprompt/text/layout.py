@@ -23,6 +23,8 @@ from jaxprompt.text.tokens import TextTokenizer
 
 # Stands in a trunk for the mask tokens, of which a label word needs one per token.
 MASK = -1
+# Unicode's, as tokenizers has it; Python's str.strip takes more.
+_WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Text:
     rstrip: bool = False
 
     def encode(self, tokens: TextTokenizer, text: str) -> list[int]:
-        text = text.lstrip() if self.lstrip else text
-        text = text.rstrip() if self.rstrip else text
+        text = text.lstrip(_WHITE_SPACE) if self.lstrip else text
+        text = text.rstrip(_WHITE_SPACE) if self.rstrip else text
         return tokens.encode(text) if self.anew else tokens.continuation(text)
 
 
