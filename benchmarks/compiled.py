@@ -111,7 +111,7 @@ def compile_step(experiment: Experiment, data: TrainingData, batch):
     backbone, mesh = experiment.backbone, experiment.backbone.mesh
     optimizer = make_optimizer(experiment.config.optimizer, 100)
     frozen = {"params": backbone.params, "labels": None, "hard_prefix": None}
-    step = make_train_step(experiment.forward(data.hoisted), optimizer, frozen)
+    step = make_train_step(experiment.forward(data.hoisted), experiment.method, optimizer, frozen)
 
     def start():
         trainable = experiment.init_trainable()

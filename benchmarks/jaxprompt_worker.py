@@ -41,7 +41,7 @@ class Side:
         experiment = build(config)
         self.data = TrainingData.load(experiment)
         optimizer = make_optimizer(config.optimizer, steps)
-        self.step = make_train_step(experiment.forward(self.data.hoisted), optimizer)
+        self.step = make_train_step(experiment.forward(self.data.hoisted), experiment.method, optimizer)
         mesh = experiment.backbone.mesh
         self.place = lambda batch: jax.device_put(batch, row_sharding(mesh))
         self.trainable = experiment.init_trainable()

@@ -100,7 +100,7 @@ def measure(point: Point, backbone: Backbone, steps: int) -> dict:
     experiment = build(config, backbone)
     data = TrainingData.load(experiment)
     optimizer = make_optimizer(config.optimizer, steps)
-    step = make_train_step(experiment.forward(data.hoisted), optimizer)
+    step = make_train_step(experiment.forward(data.hoisted), experiment.method, optimizer)
     state = jax.device_put(init_state(experiment.init_trainable(), optimizer), replicated(backbone.mesh))
     batch = next(data.train_batches(0))
     placed = jax.device_put(batch, row_sharding(backbone.mesh))

@@ -61,7 +61,7 @@ def measure(args: argparse.Namespace) -> dict:
     experiment = build(config)
     data = TrainingData.load(experiment)
     optimizer = make_optimizer(config.optimizer, args.steps)
-    step = make_train_step(experiment.forward(data.hoisted), optimizer)
+    step = make_train_step(experiment.forward(data.hoisted), experiment.method, optimizer)
     mesh = experiment.backbone.mesh
     state = jax.device_put(init_state(experiment.init_trainable(), optimizer, config.seed), replicated(mesh))
     place = row_sharding(mesh)

@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
 
 
 class InputError(ValueError):
@@ -16,10 +19,20 @@ class InputError(ValueError):
 def did_you_mean(value: str, options: Iterable[str]) -> str:
     """Returns ` (did you mean 'x'?)` for the nearest option, or the list of options when none is near."""
     options = [str(option) for option in options]
-    near = difflib.get_close_matches(str(value), options, n=1)
+    # Comparing takes quadratic time in the length: whole texts, as of a wrong column, are no misspelt names.
+    short = len(str(value)) <= 100 and len(options) <= 1000
+    near = difflib.get_close_matches(str(value), [o for o in options if len(o) <= 100], n=1) if short else []
     if near:
         return f" (did you mean {near[0]!r}?)"
-    return f" (choose from: {', '.join(options)})" if options else ""
+    return f" (choose from: {listed(options)})" if options else ""
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """Returns names with commas between them: the first of them where there are many, the start of long ones."""
+    names = [str(name) for name in names]
+    rest = [f"... and {len(names) - most} more"] if len(names) > most + 1 else []
+    names = names[:most] if rest else names
+    return ", ".join([name if len(name) <= 60 else f"{name[:57]}..." for name in names] + rest)
 
 
 @contextmanager
@@ -34,13 +47,10 @@ def within_memory(remedy: str) -> Iterator[None]:
         raise InputError(f"not enough device memory ({found}): {remedy}") from error
 
 
-def not_finite_examples(numbers: list[int], size: int, dtype) -> InputError:
-    """What to say of examples, numbered from 1, whose scores are NaN or infinite."""
-    shown = ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
-    overflow = "float16" in str(dtype) and "bfloat16" not in str(dtype)
-    why = (
-        "the model overflows float16: set dtype=bfloat16"
-        if overflow
-        else "the weights or the prompt give numbers without end: lower optimizer.learning_rate, or look at those rows"
-    )
-    return InputError(f"scores of example {shown} (of {size}) are not finite: {why}")
+def not_finite(what: str, dtype: Any) -> InputError:
+    """What to say of `what` a model of this type scored: NaN, or infinities."""
+    if np.dtype(dtype) == np.float16:
+        why = "the model overflows float16: set dtype to bfloat16"
+    else:
+        why = "the model's weights or the prompt lead there: check the weights, or learn the prompt again"
+    return InputError(f"the scores of {what} are not finite: {why}")

@@ -210,7 +210,9 @@ class Backbone:
     def logits(
         self, input_ids: Any, attention_mask: Any = None, prompt: Any = None, decoder_input_ids: Any = None
     ) -> Float[Array, "rows seq vocab"]:
-        """Returns float32 logits at the given tokens, never at prompt positions.
+        """Returns float32 logits at the given tokens, never at prompt positions. They are as the model computes them.
+
+        That may be NaN or infinite, as where a model overflows float16; `generate`, `predict` and `evaluate` refuse it.
 
         Args:
           input_ids: `[rows, seq]` ints; lists, numpy or jax arrays.
@@ -218,12 +220,14 @@ class Backbone:
             tokens.
           prompt: None; a soft prompt `[P, D]`, placed before every row of `input_ids`; a `Prefix`; or an object with
             attributes `soft` and `prefix`, either of which may be None. Of an encoder-decoder, `prefix` is the
-            decoder's; the encoder's is the attribute `source_prefix`, if there is one.
+            decoder's; the encoder's is the attribute `source_prefix`, if there is one. A `Prompt` whose template has
+            its soft rows first is such an object; hard text of the template is the caller's to put in `input_ids`.
           decoder_input_ids: `[rows, decoder_seq]`, of an encoder-decoder alone, whose logits they are; they start with
             the start token.
 
         Raises:
-          InputError: malformed input, a prompt of another model's width, or more tokens than `max_positions`.
+          InputError: malformed input, a prompt of another model's width, with numbers that are not finite or learned
+            with soft rows elsewhere than before everything, or more tokens than `max_positions`.
         """
         return padded.forward(self, True, input_ids, attention_mask, prompt, decoder_input_ids)
 

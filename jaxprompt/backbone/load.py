@@ -2,6 +2,8 @@
 
 import functools
 import hashlib
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ from jax.sharding import Mesh
 from jaxprompt.backbone.backbone import Backbone
 from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.machine.sharding import make_mesh
-from jaxprompt.models import ModelConfig, build
+from jaxprompt.models import ModelConfig, Seq2SeqConfig, build
 from jaxprompt.models.families import family_of
-from jaxprompt.models.families.base import token_id
+from jaxprompt.models.families.base import shown
 from jaxprompt.models.presets import preset
 from jaxprompt.models.quantized import check_quantize
 from jaxprompt.models.stack import unstack
-from jaxprompt.weights.files import fingerprint, open_files, read_json
+from jaxprompt.weights.files import fingerprint, open_files, read_config
+from jaxprompt.weights.json_file import read_json
 from jaxprompt.weights.loader import canonical_names, load_params
 from jaxprompt.weights.random import random_params
 from jaxprompt.weights.reference import resolve
@@ -63,14 +66,15 @@ def load_backbone(
     kind, quantize = _dtype(dtype), check_quantize(quantize)
     mesh = make_mesh() if mesh is None else mesh
     folder = resolve(ref)
-    config_json = read_json(folder / "config.json")
+    config_json = read_config(folder)
     family = family_of(config_json.get("model_type"))
-    generation = _generation(folder, {"forced_eos_token_id": family.forced_eos_id, **config_json})
+    generation, source = _generation(folder, {"forced_eos_token_id": family.forced_eos_id, **config_json})
     if generation.get("decoder_start_token_id") is not None:
         config_json["decoder_start_token_id"] = generation["decoder_start_token_id"]
     files = open_files(folder)
     names = canonical_names(files, family)
     config = family.translate(config_json, names.keys())
+    eos_ids, forced_bos_id, forced_eos_id = _special_ids(generation, source, config_json, config)
     module = build(config, kind, remat, mesh, attention)
     params, used = load_params(files, names, family, module, mesh, quantize)
     return Backbone(
@@ -83,9 +87,9 @@ def load_backbone(
         fingerprint=fingerprint(files, config, used),
         dtype=kind,
         read_tokenizer=functools.partial(read_tokenizer, folder),
-        eos_ids=_eos_ids({**config_json, **generation}),
-        forced_bos_id=_token(generation, "forced_bos_token_id"),
-        forced_eos_id=_token(generation, "forced_eos_token_id"),
+        eos_ids=eos_ids,
+        forced_bos_id=forced_bos_id,
+        forced_eos_id=forced_eos_id,
     )
 
 
@@ -136,17 +140,45 @@ def _dtype(name: str) -> Any:
     return DTYPES[name]
 
 
-def _generation(folder: Path, config_json: dict[str, Any]) -> dict[str, Any]:
-    """The settings of generation: those of their own file, else those of config.json."""
+def _generation(folder: Path, config_json: dict[str, Any]) -> tuple[dict[str, Any], Path]:
+    """The settings of generation and where they stand: a file of their own, else config.json."""
     file = folder / "generation_config.json"
-    return read_json(file) if file.is_file() else config_json
+    if os.path.lexists(file):
+        return read_json(file), file
+    return config_json, folder / "config.json"
 
 
-def _eos_ids(settings: dict[str, Any]) -> tuple[int, ...]:
-    ids = settings.get("eos_token_id")
-    ids = ids if isinstance(ids, list) else [ids]
-    return tuple(i for i in ids if isinstance(i, int))
+def _special_ids(
+    generation: Mapping[str, Any], source: Path, config_json: Mapping[str, Any], config: ModelConfig
+) -> tuple[tuple[int, ...], int | None, int | None]:
+    """Returns what ends a text, and the forced first and last token.
+
+    Raises:
+      InputError: one of them, or what an encoder-decoder's texts start with, is no token of the model.
+    """
+    size = config.vocab_size
+    if isinstance(config, Seq2SeqConfig):
+        _ids("decoder_start_token_id", config.start_id, source, size)
+    if source.name != "config.json" and "eos_token_id" in generation:
+        eos_ids = _ids("eos_token_id", generation["eos_token_id"], source, size)
+    else:
+        # config.json repeats the family's usual one whatever the vocabulary. One that is beyond it ends no text.
+        value = config_json.get("eos_token_id")
+        eos_ids = tuple(
+            i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int) and 0 <= i < size
+        )
+    first, last = (
+        _ids(name, generation.get(name), source, size) for name in ("forced_bos_token_id", "forced_eos_token_id")
+    )
+    return eos_ids, *(ids[0] if ids else None for ids in (first, last))
 
 
-def _token(settings: dict[str, Any], name: str) -> int | None:
-    return None if settings.get(name) is None else token_id(settings, name, 0)
+def _ids(name: str, value: Any, source: Path, vocab_size: int) -> tuple[int, ...]:
+    """Returns the token ids of a setting: of the end of sequence there may be several, of the others one."""
+    given = [] if value is None else value if isinstance(value, list) and name == "eos_token_id" else [value]
+    if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < vocab_size for i in given):
+        raise InputError(
+            f"{source}: {name!r} is {shown(value)}, expected a token id below the vocabulary's size of {vocab_size}: "
+            "set it to the tokenizer's, or to null for none"
+        )
+    return tuple(given)

@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.errors import InputError
-from jaxprompt.text.templates import Soft, Target, ToDecoder, parse_template
+from jaxprompt.text.templates import Soft, Target, Template, ToDecoder, parse_template
 from jaxprompt.types import Inputs, Prefix, prefix_length
 
 
 def forward(backbone, with_head: bool, input_ids, attention_mask, prompt, decoder_input_ids) -> jax.Array:
     """Returns logits or hidden states; arguments and errors as in `Backbone.logits`."""
     ids, mask = _rows(backbone, input_ids, attention_mask, "input_ids")
-    soft, prefix, source_prefix = _parts(backbone, prompt)
+    soft, prefix, source_prefix = prompt_parts(backbone, prompt)
+    _check_place(backbone, prompt)
     _check_length(backbone, mask, soft, source_prefix if backbone.seq2seq else prefix)
     if not backbone.seq2seq:
         if decoder_input_ids is not None:
@@ -24,7 +25,6 @@ def forward(backbone, with_head: bool, input_ids, attention_mask, prompt, decode
     if decoder_input_ids is None:
         start = backbone.config.start_id
         raise InputError(f"an encoder-decoder needs decoder_input_ids: rows that start with its start token, {start}")
-    _check_side(prompt)
     targets, target_mask = _rows(backbone, decoder_input_ids, None, "decoder_input_ids")
     if len(targets) != len(ids):
         raise InputError(f"decoder_input_ids have {len(targets)} rows, input_ids {len(ids)}: they must agree")
@@ -32,16 +32,31 @@ def forward(backbone, with_head: bool, input_ids, attention_mask, prompt, decode
     return _translate(backbone.module, with_head, backbone.params, ids, mask, targets, soft, prefix, source_prefix)
 
 
-def _check_side(prompt) -> None:
-    """Raises InputError if a prompt was learned, by its template, with soft rows in the decoder."""
-    text = getattr(prompt, "info", {}).get("template")
-    pieces = parse_template(text).pieces if text else ()
+def _check_place(backbone, prompt) -> None:
+    """Raises InputError if a prompt was learned, by its template, with soft rows elsewhere than before all else.
+
+    Hard text of the template, which comes behind them then, is the caller's to put into `input_ids`.
+    """
+    template = _template(prompt)
+    pieces = () if template is None else template.pieces
+    soft_at = [at for at, piece in enumerate(pieces) if isinstance(piece, Soft)]
+    where = None
+    if soft_at != list(range(len(soft_at))):
+        where = "behind other tokens"
     ends = [at for at, piece in enumerate(pieces) if isinstance(piece, ToDecoder | Target)]
-    if ends and any(isinstance(piece, Soft) for piece in pieces[ends[0] :]):
+    if backbone.seq2seq and ends and soft_at and soft_at[-1] > ends[0]:
+        where = "in the decoder"
+    if where is not None:
         raise InputError(
-            f"the prompt has soft rows in the decoder (template {text!r}), and here they go before the encoder's text: "
-            "use generate, predict or evaluate, which follow the template"
+            f"the prompt has soft rows {where} (template {template.text!r}), and here they go before all of input_ids: use "
+            "generate, predict or evaluate, which follow the template"
         )
+
+
+def _template(prompt) -> Template | None:
+    """The template that a prompt was learned with, if there is one."""
+    text = getattr(prompt, "info", {}).get("template")
+    return parse_template(text) if text else None
 
 
 def _rows(backbone, ids, mask, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +67,7 @@ def _rows(backbone, ids, mask, name: str) -> tuple[np.ndarray, np.ndarray]:
     if ids.size and not (ids.min() >= 0 and ids.max() < backbone.vocab_size):
         bad = ids[(ids < 0) | (ids >= backbone.vocab_size)][0]
         raise InputError(f"{name} hold {bad}: this model's ids are 0 to {backbone.vocab_size - 1}")
-    return ids, mask
+    return ids.astype(np.int32), (mask != 0).astype(np.int32)
 
 
 def _integers(value: Any, name: str) -> np.ndarray:
@@ -64,11 +79,14 @@ def _integers(value: Any, name: str) -> np.ndarray:
         ) from error
     if array.ndim != 2 or array.dtype.kind not in "iub":
         raise InputError(f"{name} must be integers [rows, seq], got {array.dtype} {list(array.shape)}")
-    return array.astype(np.int32)
+    return array
 
 
-def _parts(backbone, prompt) -> tuple[Any, Prefix | None, Prefix | None]:
-    """Returns soft prompt, prefix and encoder's prefix of what users give as a prompt."""
+def prompt_parts(backbone, prompt) -> tuple[Any, Prefix | None, Prefix | None]:
+    """Returns soft prompt, prefix and encoder's prefix of what users give as a prompt.
+
+    Raises InputError for another model's shapes, numbers that are not finite, or fewer rows than a template takes.
+    """
     source_prefix = getattr(prompt, "source_prefix", None)
     if prompt is None or isinstance(prompt, Prefix):
         soft, prefix = None, prompt
@@ -77,20 +95,43 @@ def _parts(backbone, prompt) -> tuple[Any, Prefix | None, Prefix | None]:
     else:
         soft, prefix = prompt, None
     if soft is not None:
-        shape = np.shape(soft)
+        shape = _checked_shape(soft, "soft prompt")
         if len(shape) != 2 or shape[1] != backbone.soft_size or shape[0] < 1:
             raise InputError(
                 f"the soft prompt is {list(shape)}, this model needs [prompt_length, {backbone.soft_size}]: "
                 "use a prompt that was trained for it"
             )
+    text, rows = _template(prompt), 0 if soft is None else len(soft)
+    if text is not None and text.soft_length > rows:
+        raise InputError(
+            f"the prompt has {rows} soft rows, its template {text.text!r} takes {text.soft_length}: put the template "
+            "back that it was learned with"
+        )
     for part, shape in ((prefix, backbone.prefix_shape), (source_prefix, backbone.source_prefix_shape)):
         for array in () if part is None else (part.keys, part.values):
-            if array.ndim != 4 or (array.shape[0], *array.shape[2:]) != shape or array.shape[1] < 1:
+            got = _checked_shape(array, "prefix")
+            if shape is None:
+                raise InputError(f"the prompt has an encoder's prefix, model_type {backbone.family} has no encoder")
+            if len(got) != 4 or (got[0], *got[2:]) != shape or got[1] < 1 or got != np.shape(part.keys):
                 raise InputError(
-                    f"the prefix is {list(array.shape)}, this model needs [{shape[0]}, prefix_length, {shape[1]}, "
-                    f"{shape[2]}]: use a prefix that was trained for it"
+                    f"the prefix is {list(got)}, this model needs [{shape[0]}, prefix_length, {shape[1]}, "
+                    f"{shape[2]}], keys and values alike: use a prefix that was trained for it"
                 )
     return soft, prefix, source_prefix
+
+
+def _checked_shape(array: Any, name: str) -> tuple[int, ...]:
+    """The shape of a part of a prompt; raises InputError for what is no array of finite numbers."""
+    try:
+        kind = array.dtype if hasattr(array, "dtype") else np.asarray(array).dtype
+    except ValueError:  # Rows of different lengths.
+        kind = None
+    if kind is None or not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)):
+        raise InputError(f"the {name} is a {type(array).__name__}: give an array of floats")
+    # Under a transformation of the caller's, such as a gradient, there are no numbers yet.
+    if not isinstance(array, jax.core.Tracer) and not jnp.isfinite(jnp.asarray(array)).all():
+        raise InputError(f"the {name} holds numbers that are not finite: learn it again")
+    return np.shape(array)
 
 
 def _check_length(backbone, mask: np.ndarray, soft, prefix: Prefix | None) -> None:

@@ -126,6 +126,8 @@ def help_text() -> str:
         default += "".join(f", {c} {v}" for c, v in shown.items() if v != next(iter(shown.values())))
         only = "" if choice is None or len(shown) == len(choice.options) else f"{', '.join(shown)}: "
         lines.append(f"  {name} ({kind}, {default})\n      {only}{key.field.description}")
+        others = {field.description: chosen for chosen, field in key.fields.items()}
+        lines += [f"      {c}: {text}" for text, c in others.items() if text != key.field.description]
     return "\n".join(lines)
 
 
@@ -252,10 +254,13 @@ def _check_keys(tree: Mapping, section: type[Options] = Config, before: str = ""
 
 def _unknown(name: str, chosen: str | None) -> str:
     """What to say of a key that the config, or what it has chosen, does not know."""
-    key = keys().get(name)
-    if key is not None:
+    owners = [
+        owner for known, key in keys().items() if known == name or known.startswith(f"{name}.") for owner in key.fields
+    ]
+    owners = list(dict.fromkeys(owners))
+    if owners and chosen is not None:
         section = name.partition(".")[0]
-        choosing, owners = f"{section}.{Config.choices[section].key}", list(key.fields)
+        choosing = f"{section}.{Config.choices[section].key}"
         return (
             f"config key {name!r} goes with {choosing} {' or '.join(owners)}, not with {chosen}: remove it, or set "
             f"{choosing}={owners[0]}"

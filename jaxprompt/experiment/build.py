@@ -149,7 +149,7 @@ def _data_access(config: Config, label_names: Sequence[str] | None) -> DataAcces
 
     def labels() -> LabelSet:
         if label_names is not None:
-            return LabelSet(tuple(label_names))
+            return LabelSet(tuple(label_names), inferred=True)
         if config.data.train is None:
             raise InputError("objective.labels is not set and there is no data.train to find the labels in: set it")
         rows = training_rows(config)

@@ -18,6 +18,7 @@ from jaxprompt.machine.sharding import row_shards
 from jaxprompt.metrics.classification import majority
 from jaxprompt.text.encoded import Encoded
 from jaxprompt.text.hoisting import drop_prefix, hoist_length
+from jaxprompt.text.labels import UNLABELLED
 from jaxprompt.text.templates import check_fields
 
 
@@ -71,7 +72,11 @@ class TrainingData:
         hoisted, (train, valid) = hoist(experiment, [train, valid])
         most_frequent = None
         if experiment.objective.label_names and valid:
-            most_frequent = majority(*([e.answers["label"] for e in part] for part in (valid, train or valid)))
+            known = (
+                [e.answers["label"] for e in part if e.answers["label"] != UNLABELLED]
+                for part in (valid, train or valid)
+            )
+            most_frequent = majority(*known)
         loader = None
         if train:
             if config.train.batch_size % config.train.accumulate:
@@ -106,7 +111,10 @@ class TrainingData:
 def _encoded(experiment: Experiment, name: str, rows: list[dict], required: bool = True) -> list[Encoded]:
     check_fields(experiment.encoder.template, rows[0])
     with naming(experiment.config, name):
-        return experiment.encode(rows, required=required)
+        examples = experiment.encode(rows, required=required)
+        if all(example.answers.get("label") == UNLABELLED for example in examples):
+            raise InputError("no row has a label, only -1 as in GLUE's test rows (use the validation split)")
+        return examples
 
 
 def hoist(experiment: Experiment, sets: Sequence[list[Encoded]]) -> tuple[tuple[int, ...], list[list[Encoded]]]:

@@ -8,8 +8,7 @@ import numpy as np
 from jaxprompt.config import Config
 from jaxprompt.data.sources import read_rows
 from jaxprompt.errors import InputError
-from jaxprompt.machine.packages import in_package
-from jaxprompt.objectives.base import column
+from jaxprompt.text.labels import LabelSet, by_label, infer_labels
 
 
 def training_rows(config: Config) -> list[dict]:
@@ -17,15 +16,16 @@ def training_rows(config: Config) -> list[dict]:
     rows = _rows(config, "train")
     if config.data.per_label is None:
         return rows
-    by_label: dict[str, list[int]] = {}
-    for number, row in enumerate(rows):
-        by_label.setdefault(str(column(row, config.data.label, number + 1, "data.label")), []).append(number)
+    given = getattr(config.objective, "labels", None)
+    with naming(config, "train"):
+        labels = LabelSet(tuple(given)) if given else infer_labels(rows, config.data.label)
+        numbers_of = by_label(rows, config.data.label, labels)
     rng = np.random.default_rng([config.seed_of("data"), 7])
     few = config.data.per_label
-    short = next((label for label, numbers in by_label.items() if len(numbers) < few), None)
+    short = next((label for label, numbers in numbers_of.items() if len(numbers) < few), None)
     if short is not None:
-        raise InputError(f"data.per_label is {few}, but label {short!r} has {len(by_label[short])} rows: lower it")
-    chosen = [n for numbers in by_label.values() for n in rng.choice(numbers, few, replace=False)]
+        raise InputError(f"data.per_label is {few}, but label {short!r} has {len(numbers_of[short])} rows: lower it")
+    chosen = [n for numbers in numbers_of.values() for n in rng.choice(numbers, few, replace=False)]
     return [rows[n] for n in sorted(chosen)]
 
 
@@ -45,10 +45,5 @@ def naming(config: Config, name: str) -> Iterator[None]:
 
 
 def _rows(config: Config, name: str) -> list[dict]:
-    source = getattr(config.data, name)
-    if isinstance(source, str) and source.startswith("memory:"):
-        raise InputError(f"data.{name} was given in memory and not kept: pass the rows again, or name a file")
-    if isinstance(source, str) and source.startswith("package:"):
-        source = in_package(source)
-    rows = read_rows(source, config.data.columns)
+    rows = read_rows(getattr(config.data, name), config.data.columns)
     return rows[: getattr(config.data, f"{name}_rows")]

@@ -9,7 +9,9 @@ from typing import Any
 
 from jaxprompt import config as configs
 from jaxprompt.config import MACHINE_KEYS, Config, load_config
+from jaxprompt.data.sources import memory_reference
 from jaxprompt.errors import InputError
+from jaxprompt.experiment.rows import naming
 
 
 def run_config(run_dir: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -47,11 +49,14 @@ def open_run(config: Config) -> Path:
 
 def _plain(config: Config) -> dict:
     """The config as plain values; rows given in memory are replaced by a digest that stands for them."""
-    tree = config.model_dump(mode="json")
+    kept = {}
     for name in ("train", "validation"):
-        if isinstance(tree["data"][name], list):
-            tree["data"][name] = "memory:" + _digest(json.dumps(tree["data"][name], sort_keys=True, default=str))
-    return tree
+        rows = getattr(config.data, name)
+        if isinstance(rows, list):
+            with naming(config, name):
+                kept[name] = memory_reference(rows)
+    data = config.data.model_copy(update=kept)
+    return config.model_copy(update={"data": data}).model_dump(mode="json")
 
 
 def _what(config: Config) -> dict[str, Any]:

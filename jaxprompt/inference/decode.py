@@ -11,6 +11,8 @@ from jaxprompt.types import Inputs, Prefix, prefix_length
 
 # What an impossible hypothesis scores. Finite, so that sums of it stay ordered.
 _NEVER = -1.0e9
+# Nothing smaller divides or compares as it should: float32 takes it for 0 (and what is larger than 1 / this, for inf).
+_LEAST = 1.0e-30
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Search:
     Attributes:
       max_new_tokens: write at most this many.
       eos: ids that end a text.
-      forced_eos: what the last of `max_new_tokens` must be; None: anything.
+      forced_bos, forced_eos: what the first and the last of `max_new_tokens` must be; None: anything.
       temperature, top_k, top_p: as in `generate`.
       num_beams: 1, or the width of a beam search.
       length_penalty: hypotheses are compared by their log-probability divided by length ** length_penalty.
@@ -35,14 +37,16 @@ class Search:
     num_beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool = False
+    forced_bos: int | None = None
     forced_eos: int | None = None
 
     def allowed(self, scores: Float[Array, "*rows vocab"], number: Int[Array, ""]) -> Float[Array, "*rows vocab"]:
         """The scores of token `number`, counted from 0, where it may not be any."""
-        if self.forced_eos is None:
-            return scores
-        forced = jnp.where(jnp.arange(scores.shape[-1]) == self.forced_eos, 0.0, _NEVER)
-        return jnp.where(number + 1 == self.max_new_tokens, forced, scores)
+        for token, at in ((self.forced_bos, 0), (self.forced_eos, self.max_new_tokens - 1)):
+            if token is not None:
+                forced = jnp.where(jnp.arange(scores.shape[-1]) == token, 0.0, -jnp.inf)
+                scores = jnp.where(number == at, forced, scores)
+        return scores
 
     def ends(self, tokens: Int[Array, "..."]) -> Int[Array, "..."]:
         """Whether each token ends its text."""
@@ -73,7 +77,7 @@ def decode(
 
     Returns:
       The new tokens, ids after the first of `search.eos` meaning nothing, and each row's score: its log-probability,
-      of a beam search divided by the length penalty.
+      of a beam search divided by the length penalty. NaN where the model's logits are not finite.
     """
     key = jax.random.key(0) if key is None else key
     return _decode(_Model(backbone), search, backbone.params, ids, lengths, soft, prefix, source, source_prefix, key)
@@ -135,7 +139,7 @@ def _one_by_one(search, head, advance, last, cache, memory, key):
         number, (token, logprob), cache, key, done, tokens, score = carry
         tokens = tokens.at[:, number].set(token)
         score = score + jnp.where(done, 0.0, logprob)
-        done = done | search.ends(token)
+        done = done | search.ends(token) | jnp.isnan(score)
         hidden, cache = advance(token, cache, memory)
         key, now = jax.random.split(key)
         return number + 1, draw(hidden, now, number + 1), cache, key, done, tokens, score
@@ -160,13 +164,15 @@ def _beams(search, head, advance, last, cache, memory, key):
         return score / jnp.asarray(length, jnp.float32) ** search.length_penalty
 
     def more(carry):
-        _, _, _, (_, _, finished), improvable, hits, _ = carry
+        _, _, _, (_, _, finished), improvable, hits, _, _ = carry
         return improvable.any() & ~(finished.all() & search.early_stopping) & ~hits.all()
 
     def step(carry):
-        number, (tokens, scores), hidden, (done_tokens, done_scores, finished), improvable, _, cache = carry
-        logprobs = search.allowed(jax.nn.log_softmax(head(hidden)), number)
-        logprobs = logprobs.reshape(rows, beams, -1) + scores[:, :, None]
+        number, (tokens, scores), hidden, (done_tokens, done_scores, finished), improvable, _, broken, cache = carry
+        logprobs = jax.nn.log_softmax(head(hidden)).reshape(rows, beams, -1)
+        # One logit that is not finite makes NaN of all log-probabilities, or is -inf and merely impossible.
+        broken |= jnp.isnan(logprobs[:, :, 0]).any(-1) & improvable
+        logprobs = search.allowed(logprobs, number) + scores[:, :, None]
         vocab = logprobs.shape[-1]
         best, index = jax.lax.top_k(logprobs.reshape(rows, -1), kept)
         beam, token = index // vocab, (index % vocab).astype(jnp.int32)
@@ -175,7 +181,7 @@ def _beams(search, head, advance, last, cache, memory, key):
         # Only the best candidates count as finished; the others are there so that enough go on.
         ended = hits & (jnp.arange(kept) < beams)
         full = finished.all(-1, keepdims=True) & search.early_stopping
-        closed = penalised(best, number + 1) + (full + ~improvable[:, None] + 0.0) * _NEVER + ~ended * _NEVER
+        closed = jnp.where(ended & ~full & improvable[:, None], penalised(best, number + 1), -jnp.inf)
         done_scores, order = jax.lax.top_k(jnp.concatenate([done_scores, closed], 1), beams)
         done_tokens = pick(jnp.concatenate([done_tokens, longer], 1), order)
         finished = pick(jnp.concatenate([finished, ended], 1), order)
@@ -185,33 +191,35 @@ def _beams(search, head, advance, last, cache, memory, key):
         cache = cache.take(parents)
         hidden, cache = advance(token.reshape(-1), cache, wide_memory)
         worst = jnp.where(finished, done_scores.min(-1, keepdims=True), _NEVER)
-        improvable &= (penalised(scores[:, :1], number + 1) > worst).any(-1)
-        return number + 1, (tokens, scores), hidden, (done_tokens, done_scores, finished), improvable, hits, cache
+        improvable &= (penalised(scores[:, :1], number + 1) > worst).any(-1) & ~broken
+        done = (done_tokens, done_scores, finished)
+        return number + 1, (tokens, scores), hidden, done, improvable, hits, broken, cache
 
     empty = jnp.full((rows, beams, count), search.eos[0] if search.eos else 0, jnp.int32)
     # At first all beams are the same: one of them goes on.
     scores = jnp.broadcast_to(jnp.where(jnp.arange(beams) == 0, 0.0, _NEVER), (rows, beams))
-    none_done = (empty, jnp.full((rows, beams), _NEVER), jnp.zeros((rows, beams), bool))
+    none_done = (empty, jnp.full((rows, beams), -jnp.inf), jnp.zeros((rows, beams), bool))
     wide_memory = memory if memory is None else memory.repeat(beams)
     carry = (
         0, (empty, scores), jnp.repeat(last, beams, axis=0), none_done, jnp.ones(rows, bool), jnp.zeros((rows, kept), bool),
-        cache.take(jnp.repeat(jnp.arange(rows), beams)),
+        jnp.zeros(rows, bool), cache.take(jnp.repeat(jnp.arange(rows), beams)),
     )  # fmt: skip
-    done_tokens, done_scores, _ = jax.lax.while_loop(more, step, carry)[3]
-    return done_tokens[:, 0], done_scores[:, 0]
+    _, _, _, (done_tokens, done_scores, _), _, _, broken, _ = jax.lax.while_loop(more, step, carry)
+    return done_tokens[:, 0], jnp.where(broken, jnp.nan, done_scores[:, 0])
 
 
 def sample(logits, key, temperature: float, top_k: int | None, top_p: float | None):
     """One token id per row of fp32 logits `[rows, vocab]`."""
     if temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    logits = logits / temperature
+    # At most 0, so that no temperature, however low, takes the best one out of float32's range.
+    logits = (logits - logits.max(-1, keepdims=True)) / min(max(temperature, _LEAST), 1 / _LEAST)
     if top_k is not None and top_k < logits.shape[-1]:
         least = jax.lax.top_k(logits, top_k)[0][:, -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)
     if top_p is not None and top_p < 1:
         ordered = jnp.sort(logits, axis=-1, descending=True)
         before = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1) - jax.nn.softmax(ordered, axis=-1)
-        least = jnp.min(jnp.where(before < top_p, ordered, jnp.inf), axis=-1, keepdims=True)
+        least = jnp.min(jnp.where(before < max(top_p, _LEAST), ordered, jnp.inf), axis=-1, keepdims=True)
         logits = jnp.where(logits < least, -jnp.inf, logits)
     return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)

@@ -9,15 +9,16 @@ import jax.numpy as jnp
 
 from jaxprompt.backbone import Backbone, load_backbone
 from jaxprompt.config import Config
-from jaxprompt.errors import InputError, not_finite_examples, within_memory
+from jaxprompt.errors import InputError, within_memory
 from jaxprompt.experiment.build import Experiment, build, configured_backbone
 from jaxprompt.experiment.data import evaluation_data, hoist, read_validation
 from jaxprompt.experiment.run_folder import run_config
 from jaxprompt.inference.generate import generate, rows_of
 from jaxprompt.machine.sharding import row_sharding
 from jaxprompt.prompts import FILE_NAME, Prompt, load_prompt
-from jaxprompt.scoring.evaluate import Evaluation, evaluate, make_eval_step
+from jaxprompt.scoring.evaluate import Evaluation, evaluate, make_eval_step, refusal
 from jaxprompt.text.encoded import Encoded
+from jaxprompt.text.values import as_text
 
 
 def load_run(
@@ -60,7 +61,7 @@ def score(experiment: Experiment, prompt: Prompt, examples: list[Encoded]) -> Ev
             data.size,
         )
     if found.not_finite:
-        raise not_finite_examples(found.not_finite, found.size, experiment.backbone.dtype)
+        raise refusal(found, experiment.backbone.dtype)
     return found
 
 
@@ -95,7 +96,7 @@ def predict(experiment: Experiment, prompt: Prompt, texts: Sequence[str | dict])
     """As `predict_run`, for parts that are loaded already."""
     rows = rows_of(texts, experiment.encoder.template.fields)
     fields = experiment.encoder.template.fields
-    shown = [" | ".join(str(row[field]) for field in fields if field in row) for row in rows]
+    shown = [" | ".join(as_text(row[field]) for field in fields if field in row) for row in rows]
     if experiment.objective.writes:
         written = generate(experiment.backbone, rows, prompt)
         return [{"input": i, "prediction": w.strip()} for i, w in zip(shown, written, strict=True)]

@@ -16,8 +16,8 @@ from jaxprompt.errors import InputError
 from jaxprompt.methods.base import Start
 from jaxprompt.options import Options
 from jaxprompt.prompts import load_prompt
-from jaxprompt.text.templates import check_unicode
 from jaxprompt.text.tokens import check_ids
+from jaxprompt.text.values import check_unicode
 
 
 class Init(Options):

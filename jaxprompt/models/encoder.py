@@ -26,6 +26,7 @@ class EncoderConfig(BlockConfig):
       max_positions: longest input, prompt included.
       head_activation: that of its transform; None: that of the layers.
       embed_size: width of the embeddings; None: the hidden size. Another width is projected.
+      skipped_positions: rows of the position table, in files, ahead of the first position's.
       num_types: rows of the token-type table; 0: there is none.
       pooler: whether the checkpoint has a pooler.
       head: masked-language-model head that shares the word embedding, has a weight of its own, or is absent.
@@ -38,6 +39,7 @@ class EncoderConfig(BlockConfig):
     head: Literal["tied", "own", "none"]
     head_activation: str | None = None
     embed_size: int | None = None
+    skipped_positions: int = 0
 
     @property
     def soft_size(self) -> int:

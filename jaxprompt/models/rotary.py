@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from jaxtyping import Array, Float, Int
 from jaxprompt.errors import InputError
 
 KINDS = ("default", "dynamic", "linear", "llama3", "longrope", "yarn")
+# Longer heads are a mistake, and their frequencies would not fit into memory.
+_MOST_HEAD_DIM = 65536
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,22 +72,59 @@ def rotary_from(parameters: Mapping[str, Any], head_dim: int, max_positions: int
     """
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind not in KINDS:
-        raise InputError(f"rope_type {kind!r} is not implemented (implemented: {', '.join(KINDS)})")
+        raise InputError(f"config.json: rope_type {kind!r:.100} is not implemented (implemented: {', '.join(KINDS)})")
 
     def number(name: str, default: float | None = None) -> float:
         value = parameters.get(name)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"rope_type {kind!r} needs a number for {name!r}, config.json has {value!r}")
+        if not _is_number(value):
+            raise InputError(
+                f"config.json: rope_type {kind!r} needs a finite number for {name!r}, and has {reprlib.repr(value)}"
+            )
         return value
 
     rotated = int(head_dim * number("partial_rotary_factor", 1.0))
     if rotated % 2 or not 0 < rotated <= head_dim:
-        raise InputError(f"rotary positions of {rotated} of {head_dim} head elements: the number must be even")
+        raise InputError(
+            f"config.json: rotary positions of {rotated} of {head_dim} head elements: the number must be even, and no larger"
+        )
+    if head_dim > _MOST_HEAD_DIM:
+        raise InputError(f"config.json: rotary positions of heads of {head_dim}, expected at most {_MOST_HEAD_DIM}")
     theta = number("rope_theta", 10000.0)
     for name, least in (("rope_theta", 0), ("factor", 0), ("original_max_position_embeddings", 1)):
         if parameters.get(name) is not None and not number(name) > least:
-            raise InputError(f"rope_type {kind!r} has {name}={parameters[name]!r}: expected more than {least}")
+            raise InputError(
+                f"config.json: rope_type {kind!r} has {name}={parameters[name]!r}: expected more than {least}"
+            )
+    try:
+        with np.errstate(all="ignore"):
+            frequencies, scale = _frequencies(kind, parameters, number, rotated, theta, max_positions)
+            rotary = Rotary(tuple(float(frequency) for frequency in frequencies.astype(np.float32)), float(scale))
+    except ArithmeticError:
+        rotary = Rotary((math.nan,))
+    if not np.isfinite((*rotary.frequencies, rotary.scale)).all():
+        given = {name: value for name, value in parameters.items() if value is not None}
+        raise InputError(
+            f"config.json: the rotary settings {reprlib.repr(given)} give frequencies that are not finite: "
+            "use those of the original checkpoint"
+        )
+    return rotary
+
+
+def _is_number(value: Any) -> bool:
+    # Of integers, too, those that no float can hold.
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
+def _frequencies(
+    kind: str,
+    parameters: Mapping[str, Any],
+    number: Callable[..., float],
+    rotated: int,
+    theta: float,
+    max_positions: int,
+) -> tuple[np.ndarray, float]:
+    """Returns the frequencies of `rotary_from`, and the factor on cosines and sines."""
     # float32 in the order of the reference, so that the angles of late positions agree with it.
     periods = np.float32(theta) ** (np.arange(0, rotated, 2, dtype=np.float32) / np.float32(rotated))
     frequencies = (1.0 / periods).astype(np.float32)
@@ -98,20 +138,24 @@ def rotary_from(parameters: Mapping[str, Any], head_dim: int, max_positions: int
             frequencies = _llama3(frequencies, factor, number("low_freq_factor"), number("high_freq_factor"), original)
         else:
             fast, slow = number("beta_fast", 32.0), number("beta_slow", 1.0)
-            frequencies = _yarn(periods, theta, factor, fast, slow, original, parameters.get("truncate", True))
+            if not (fast > 0 and slow > 0):
+                raise InputError(
+                    f"config.json: rope_type 'yarn' has beta_fast={fast}, beta_slow={slow}: expected more than 0"
+                )
+            frequencies = _yarn(periods, theta, factor, fast, slow, original, _truncates(parameters))
             mscale, mscale_all = number("mscale", 0.0), number("mscale_all_dim", 0.0)
             usual = _yarn_scale(factor, mscale) / _yarn_scale(factor, mscale_all) if mscale and mscale_all else None
             scale = number("attention_factor", usual if usual is not None else _yarn_scale(factor, 1.0))
     elif kind == "longrope":
         original = number("original_max_position_embeddings")
         factors = parameters.get("short_factor")
-        if not isinstance(factors, list) or len(factors) != len(periods):
-            raise InputError(f"rope_type 'longrope' needs {len(periods)} numbers for 'short_factor'")
+        if not isinstance(factors, list) or len(factors) != len(periods) or not all(map(_is_number, factors)):
+            raise InputError(f"config.json: rope_type 'longrope' needs {len(periods)} numbers for 'short_factor'")
         frequencies = 1.0 / (np.asarray(factors, np.float32) * periods)
         factor = number("factor", max_positions / original)
         usual = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
         scale = number("attention_factor", usual)
-    return Rotary(tuple(float(frequency) for frequency in frequencies.astype(np.float32)), float(scale))
+    return frequencies, scale
 
 
 def original_positions(parameters: Mapping[str, Any], max_positions: int) -> int:
@@ -144,6 +188,13 @@ def _yarn(periods, theta, factor, fast, slow, original, truncate):
     low, high = max(low, 0), min(high, dim - 1)
     ramp = np.clip((np.arange(len(periods)) - low) / (high - low or 0.001), 0.0, 1.0)
     return ramp / (factor * periods) + (1 - ramp) / periods
+
+
+def _truncates(parameters: Mapping[str, Any]) -> bool:
+    value = parameters.get("truncate", True)
+    if not isinstance(value, bool):
+        raise InputError(f"config.json: rope_type 'yarn' has truncate={reprlib.repr(value)}: expected true or false")
+    return value
 
 
 def _yarn_scale(factor: float, mscale: float) -> float:

@@ -181,10 +181,3 @@ class Objective:
     def present(self, outputs: Mapping[str, np.ndarray]) -> list[dict]:
         """Returns the answer of each example, from outputs `[examples, ...]`."""
         raise NotImplementedError
-
-
-def column(row: Mapping[str, Any], name: str, number: int, key: str) -> Any:
-    """Returns the value of a column; raises InputError, naming the config key that names the column, without one."""
-    if name not in row or row[name] is None:
-        raise InputError(f"row {number} has no {name!r}: its columns are {', '.join(row)}; set {key}")
-    return row[name]

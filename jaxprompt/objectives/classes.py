@@ -13,8 +13,9 @@ from pydantic import Field, field_validator
 from jaxprompt import options
 from jaxprompt.errors import InputError
 from jaxprompt.metrics import ACCURACY, CROSS_ENTROPY, MACRO_F1
-from jaxprompt.objectives.base import DataAccess, Objective, column
+from jaxprompt.objectives.base import DataAccess, Objective
 from jaxprompt.text.labels import LabelSet
+from jaxprompt.text.values import column_value
 from jaxprompt.types import Batch, Scores
 
 
@@ -28,10 +29,11 @@ class ClassOptions(options.Options):
     @field_validator("labels", mode="before")
     @classmethod
     def _names_are_text(cls, value):
-        # YAML reads the label name 0 as a number.
+        # YAML reads the label name 0 as a number; names that become the same text would be one key, silently.
         if isinstance(value, Mapping):
-            return {_text(k): [_text(w) for w in v] if isinstance(v, list) else _text(v) for k, v in value.items()}
-        return [_text(v) for v in value] if isinstance(value, list | tuple) else value
+            words = ([_text(w) for w in v] if isinstance(v, list) else _text(v) for v in value.values())
+            return dict(zip(LabelSet(tuple(value)).names, words, strict=True))
+        return list(LabelSet(tuple(value)).names) if isinstance(value, list | tuple) else value
 
 
 def _text(value) -> str:
@@ -75,7 +77,8 @@ class Classes(Objective):
         return tuple(word for group in self.words for word in group)
 
     def answer(self, row: Mapping[str, Any], number: int, required: bool = True) -> dict[str, Any]:
-        return {"label": self.labels.label_id(column(row, self.column, number, "data.label"), row=number)}
+        value = column_value(row, self.column, number, "data.label")
+        return {"label": self.labels.label_id(value, row=number, unlabelled_ok=not required)}
 
     def numbers(self, answer: Mapping[str, Any]) -> dict[str, float | int]:
         return {"label": answer.get("label", -1)}

@@ -10,10 +10,11 @@ from pydantic import Field
 from jaxprompt import options
 from jaxprompt.errors import InputError
 from jaxprompt.metrics import PERPLEXITY, TARGET_TOKENS, TOKEN_LOSS
-from jaxprompt.objectives.base import DataAccess, Objective, Vocabulary, column
+from jaxprompt.objectives.base import DataAccess, Objective, Vocabulary
 from jaxprompt.ops.losses import sum_by_group
-from jaxprompt.text.encode import RowEncoder, check_started, where
+from jaxprompt.text.encode import RowEncoder, check_started
 from jaxprompt.text.encoded import Encoded, constant, int32
+from jaxprompt.text.values import text_value, where
 from jaxprompt.types import Batch, Scores
 
 
@@ -42,7 +43,7 @@ class Generation(Objective):
         return cls(data.target)
 
     def answer(self, row: Mapping[str, Any], number: int, required: bool = True) -> dict[str, Any]:
-        return {"target": str(column(row, self.column, number, "data.target"))}
+        return {"target": text_value(row, self.column, number, "data.target")}
 
     def candidates(self, answer: Mapping[str, Any], encoder: RowEncoder, number: int | None) -> Sequence[Sequence[int]]:
         if not answer.get("target"):

@@ -14,9 +14,9 @@ from jaxprompt import options
 from jaxprompt.errors import InputError
 from jaxprompt.objectives.base import Objective
 from jaxprompt.ops.losses import gather_positions
-from jaxprompt.text.encode import RowEncoder, where
+from jaxprompt.text.encode import RowEncoder
 from jaxprompt.text.encoded import Encoded
-from jaxprompt.text.templates import shown
+from jaxprompt.text.values import shown, where
 from jaxprompt.types import Batch, Inputs
 
 

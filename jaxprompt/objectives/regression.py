@@ -11,8 +11,9 @@ from pydantic import Field
 
 from jaxprompt.errors import InputError
 from jaxprompt.metrics import MEAN_SQUARED_ERROR, PEARSON, SPEARMAN
-from jaxprompt.objectives.base import DataAccess, Vocabulary, column
+from jaxprompt.objectives.base import DataAccess, Vocabulary
 from jaxprompt.objectives.pooling import Pooled, PoolOptions, apply_head, linear_head
+from jaxprompt.text.values import column_value, shown
 from jaxprompt.types import Batch, Scores
 
 
@@ -38,13 +39,13 @@ class Regression(Pooled):
         return cls(column=data.label, how=options.pool)
 
     def answer(self, row: Mapping[str, Any], number: int, required: bool = True) -> dict[str, Any]:
-        value = column(row, self.column, number, "data.label")
+        given = column_value(row, self.column, number, "data.label")
         try:
-            value = float(value)
-        except (TypeError, ValueError):
+            value = float(given)
+        except (TypeError, ValueError, OverflowError):
             value = math.nan
         if not math.isfinite(value):
-            raise InputError(f"row {number}: {self.column!r} is {row[self.column]!r}: give a finite number")
+            raise InputError(f"row {number}: {self.column!r} is {shown(given)}: give a finite number")
         return {"value": value}
 
     def numbers(self, answer: Mapping[str, Any]) -> dict[str, float | int]:

@@ -14,8 +14,8 @@ from jaxprompt.objectives.base import DataAccess, Objective, Vocabulary
 from jaxprompt.objectives.classes import Classes, ClassOptions, class_scores
 from jaxprompt.objectives.pooling import Pooled, PoolOptions, pool
 from jaxprompt.text.encode import RowEncoder
-from jaxprompt.text.templates import check_unicode
 from jaxprompt.text.tokens import check_ids
+from jaxprompt.text.values import check_unicode
 from jaxprompt.types import Batch, Inputs, Scores
 
 

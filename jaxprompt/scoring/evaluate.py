@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
 
+from jaxprompt.errors import InputError, listed, not_finite
 from jaxprompt.metrics import Metric
 from jaxprompt.scoring.forward import Forward
 from jaxprompt.types import Batch, Conditioning, Scores
@@ -37,7 +39,7 @@ class Evaluation:
 
     @property
     def not_finite(self) -> list[int]:
-        """The numbers, from 1, of the examples whose outputs hold NaN or infinity."""
+        """The numbers, from 1, of the examples whose outputs hold NaN or infinity: such an evaluation says nothing."""
         finite = np.ones(self.size, bool)
         for values in self.outputs.values():
             finite &= np.isfinite(values.reshape(len(values), -1)).all(axis=1)
@@ -53,6 +55,12 @@ class Evaluation:
         if not known.all():
             figures["without_answer"] = int((~known).sum())
         return figures
+
+
+def refusal(evaluation: Evaluation, dtype: Any) -> InputError:
+    """What to say of an evaluation that is not finite, by a model of this type."""
+    numbers = evaluation.not_finite
+    return not_finite(f"example {listed(numbers)} ({len(numbers)} of {evaluation.size})", dtype)
 
 
 def evaluate(eval_step: Callable[[Batch], Scores], batches: Iterable[Batch], place: Callable, size: int) -> Evaluation:

@@ -4,20 +4,19 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import math
-import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int32
 
-from jaxprompt.errors import InputError, did_you_mean
+from jaxprompt.errors import InputError
 from jaxprompt.text.encoded import Encoded, constant, counting, int32
 from jaxprompt.text.layout import Layout, Text, make_layout, split_sides
-from jaxprompt.text.templates import Hard, Template, ToDecoder, check_unicode, name_tokens, shown
+from jaxprompt.text.templates import Hard, Template, ToDecoder, name_tokens
 from jaxprompt.text.tokens import TextTokenizer, text_tokenizer
 from jaxprompt.text.truncate import beginning, shorten
+from jaxprompt.text.values import shown, text_value, where
 
 if TYPE_CHECKING:  # Importing it takes seconds.
     from transformers import PreTrainedTokenizerBase
@@ -170,7 +169,7 @@ class RowEncoder:
 
     def _side(self, layout: Layout, row: Mapping[str, Any], limit: int, number: int | None) -> tuple[list[int], bool]:
         """Returns the ids up to the target, at most `limit` of them, and whether fields were cut for that."""
-        whole = [_field(row, name, number) for name in layout.fields]
+        whole = [text_value(row, name, number) for name in layout.fields]
         with naming_row(number):
             texts = [beginning(self.tokens, text, self.max_length) for text in whole]
         trunk = self._assemble(layout, texts, number)
@@ -205,19 +204,6 @@ class RowEncoder:
         return trunk
 
 
-def _field(row: Mapping[str, Any], name: str, number: int | None) -> str:
-    if name not in row:
-        raise InputError(f"{where(number)}no field {name!r}{did_you_mean(name, row)}")
-    value = row[name]
-    if isinstance(value, str):
-        with naming_row(number):
-            check_unicode(value, f"field {name!r}")
-        return value
-    if isinstance(value, numbers.Real) and not math.isnan(value):
-        return str(value)
-    raise InputError(f"{where(number)}field {name!r} is {value!r} (give a text or a number)")
-
-
 def check_started(trunk: Sequence[int], number: int | None) -> None:
     """Raises InputError where nothing stands before what is to be written."""
     if not trunk:
@@ -231,8 +217,3 @@ def naming_row(number: int | None) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{where(number)}{error}") from None
-
-
-def where(number: int | None) -> str:
-    """`row 3: `, for messages; nothing without a number."""
-    return "" if number is None else f"row {number}: "

@@ -16,10 +16,9 @@ from jaxprompt.text.templates import (
     Target,
     Template,
     ToDecoder,
-    check_unicode,
-    shown,
 )
 from jaxprompt.text.tokens import TextTokenizer
+from jaxprompt.text.values import check_unicode, shown
 
 # Stands in a trunk for the mask tokens, of which a label word needs one per token.
 MASK = -1

@@ -1,11 +1,11 @@
 """Template text -> pieces: `"{soft:20} Review: {sentence} Sentiment: {target}"`."""
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Collection, Iterable
 
 from jaxprompt.errors import InputError, did_you_mean
+from jaxprompt.text.values import check_unicode, shown
 
 # Special tokens that a template calls by what they are for; any other by its own name, as in `{<|im_start|>}`.
 ROLES = ("bos", "eos", "cls", "sep", "mask")
@@ -148,10 +148,9 @@ def name_tokens(template: Template, special: Collection[str], added: Collection[
             if piece.name in special or (piece.name in added and not piece.name.isidentifier()):
                 piece = Special(piece.name)
             elif _TOKEN_NAME.fullmatch(piece.name):
-                near = difflib.get_close_matches(piece.name, [*special, *added], n=5, cutoff=0.0)
                 raise InputError(
                     f"this tokenizer has no token {shown(piece.name)}, which a placeholder in the template names"
-                    f"{did_you_mean(piece.name, near)}"
+                    f"{did_you_mean(piece.name, sorted({*special, *added}))}"
                 )
         elif isinstance(piece, Hard):
             found = next((match[0] for match in _TOKEN_NAME.finditer(piece.text) if match[0] in special), None)
@@ -191,16 +190,3 @@ def check_fields(template: Template, columns: Iterable[str]) -> None:
     for name in template.fields:
         if name not in columns:
             raise InputError(f"unknown field {name!r} in template{did_you_mean(name, columns)}")
-
-
-def check_unicode(text: str, name: str) -> None:
-    """Raises InputError for half a surrogate pair, which no tokenizer can encode."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{name} has half a surrogate pair at character {error.start} (repair it)") from None
-
-
-def shown(text: str, width: int = 200) -> str:
-    """`repr(text)`, its middle left out where it is too long to read."""
-    return repr(text) if len(text) <= width else f"{text[: width // 2]!r} ... {text[-width // 2 :]!r}"

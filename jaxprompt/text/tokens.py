@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import tokenizers
 
 from jaxprompt.errors import InputError
-from jaxprompt.text.templates import ROLES, check_unicode, shown
+from jaxprompt.text.templates import ROLES
+from jaxprompt.text.values import check_unicode, shown
 
 if TYPE_CHECKING:  # Importing it takes seconds.
     from transformers import PreTrainedTokenizerBase
@@ -184,12 +185,18 @@ def text_tokenizer(tokenizer: "PreTrainedTokenizerBase", vocab_size: int | None 
     return made
 
 
-def check_ids(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase", vocab_size: int) -> Sequence[int]:
-    """Returns token ids; raises InputError for one that a model of `vocab_size` embeddings has none for."""
+def check_ids(
+    ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase", vocab_size: int, name: str = ""
+) -> Sequence[int]:
+    """Returns token ids; raises InputError, with the name in front, for one that the model has no embedding for.
+
+    Args:
+      vocab_size: the model's embeddings.
+    """
     if ids and max(ids) >= vocab_size:
         token = tokenizer.convert_ids_to_tokens(max(ids))
         raise InputError(
-            f"token {token!r} has the id {max(ids)}, but the model has {vocab_size} embeddings (use the model's own "
+            f"{name}token {token!r} has the id {max(ids)}, but the model has {vocab_size} embeddings (use the model's own "
             "tokenizer)"
         )
     return ids

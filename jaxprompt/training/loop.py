@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxprompt import config as configs
-from jaxprompt.errors import InputError, not_finite_examples, within_memory
+from jaxprompt.errors import InputError, within_memory
 from jaxprompt.experiment.build import Experiment, build
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.experiment.run_folder import dumped, open_run
@@ -19,7 +19,7 @@ from jaxprompt.machine.sharding import replicated, row_sharding
 from jaxprompt.prompts import Prompt, load_prompt, save_prompt
 from jaxprompt.reports.records import Meter, MetricsFile
 from jaxprompt.reports.terminal import Reporter
-from jaxprompt.scoring.evaluate import evaluate, make_eval_step
+from jaxprompt.scoring.evaluate import evaluate, make_eval_step, refusal
 from jaxprompt.training.checkpoint import Checkpoints
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import TrainState, init_state, make_train_step
@@ -198,7 +198,7 @@ class _Run:
         step = partial(self.eval_step, conditioning, state.trainable.get("head", {}))
         found = evaluate(step, data.batches(), self.place, data.size)
         if found.not_finite:
-            error = not_finite_examples(found.not_finite, found.size, self.experiment.backbone.dtype)
+            error = refusal(found, self.experiment.backbone.dtype)
             if number == 0:
                 raise error
             # What is not finite cannot be compared: it is never the best, whatever was before.

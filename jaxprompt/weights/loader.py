@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -24,6 +25,9 @@ from jaxprompt.weights.safetensors_file import type_name
 
 # What weights may be stored as.
 _TYPES = ("F32", "BF16", "F16", "F64")
+# What names the weights of adapters that were saved unmerged, and of quantised files, contain.
+_ADAPTER = re.compile(r"\blora_|\.base_layer\.|modules_to_save\.")
+_QUANTIZED = re.compile(r"\.(qweight|qzeros|g_idx|scales|absmax|quant_map|SCB|weight_scale(_inv)?|weight_packed)$")
 # Rows of the word embedding that are compared at a time.
 _COMPARED = 1 << 22
 
@@ -38,7 +42,10 @@ def canonical_names(files: ModelFiles, family: Family) -> dict[str, str]:
     for stored in tensors:
         other = names.setdefault(family.canonical(stored), stored)
         if other != stored and not _equal(tensors[other], tensors[stored]):
-            raise InputError(f"weights in {files.folder}: {other} and {stored} are one weight, and differ")
+            raise InputError(
+                f"weights in {files.folder}: {shorten([other])} and {shorten([stored])} are one weight, and differ: "
+                "remove the one that was not trained"
+            )
     for name, original in family.repeats:
         if name in names and original in names and _equal(tensors[names[name]], tensors[names[original]]):
             del names[name]
@@ -82,7 +89,7 @@ def load_params(
     if unnamed:
         raise InputError(
             f"{files.folder / 'config.json'} asks for {shorten(unnamed)}, for which model_type {family.name} has "
-            "no weights: one of its settings is not implemented"
+            "no weights: one of its settings is not implemented, compare it with a published checkpoint's"
         )
     copies = _copies(family, rows, module.config.head)
     stand_ins = {original: names[copy] for copy, original in copies if copy in names and original not in names}
@@ -95,13 +102,13 @@ def load_params(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for row in rows:
             leaf, sharding = expected[row.path], shardings[row.path]
-            stored = [files.tensors[names[name]] for name in _layer_names(row, leaf)]
+            stored = {names[name]: files.tensors[names[name]] for name in _layer_names(row, leaf)}
             if quantize is not None and quantized.is_quantizable(row.path, leaf.shape):
                 leaf = quantized.KINDS[quantize].abstract(leaf.shape)
                 sharding = quantized.shardings(leaf, sharding)
-                reads = _quantizing_reader(pool, stored, row, leaf)
+                reads = _quantizing_reader(pool, files.folder, stored, row, leaf)
             else:
-                reads = _reader(pool, stored, row, leaf)
+                reads = _reader(pool, files.folder, stored, row, leaf)
             params[row.path] = jax.tree.map(
                 lambda array, sharding, read: jax.make_array_from_callback(array.shape, sharding, read, array.dtype),
                 *(leaf, sharding, reads),
@@ -154,8 +161,28 @@ def _check(
         if found
     ]
     if problems:
-        raise InputError(f"weights in {files.folder} do not fit model_type {family.name}: {'; '.join(problems)}")
+        remedy = _remedy(unexpected, bool(used), bool(missing), bool(misshaped))
+        raise InputError(
+            f"weights in {files.folder} do not fit model_type {family.name}: {'; '.join(problems)}: {remedy}"
+        )
     return used
+
+
+def _remedy(unexpected: list[str], some_fit: bool, some_missing: bool, some_misshaped: bool) -> str:
+    """What to do about weights that do not fit."""
+    if any(_ADAPTER.search(name) for name in unexpected):
+        return "an adapter is among them, merge it into the model with PEFT's merge_and_unload() and save that"
+    if any(_QUANTIZED.search(name) for name in unexpected):
+        return "they are quantised, use the model's unquantised files"
+    if not some_fit:
+        return "config.json is of another kind of model than they are, download both from one place"
+    if some_misshaped or (some_missing and unexpected):
+        return "check that config.json is theirs (model_type and sizes), or download both again"
+    if some_missing:
+        return "the files are not complete or config.json asks for too much, download both again"
+    if unexpected:
+        return "config.json does not ask for them (is a bias or a number of layers not set?), or they are another task's head"
+    return "convert them"
 
 
 def _copies(family: Family, rows: list[Weight], head: str) -> list[tuple[str, str]]:
@@ -187,6 +214,7 @@ def _check_copies(
 def _equal(one: np.ndarray, other: np.ndarray) -> bool:
     if one.shape != other.shape:
         return False
+    one, other = np.atleast_1d(one), np.atleast_1d(other)
     step = max(1, _COMPARED * len(one) // max(one.size, 1))
     for first in range(0, len(one), step):
         a, b = one[first : first + step], other[first : first + step]
@@ -205,18 +233,31 @@ def _normal(index: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ..
     return tuple(slice(*part.indices(size)) for part, size in zip(index, shape, strict=True))
 
 
-def _reader(pool: Executor, stored: list[np.ndarray], row: Weight, leaf: jax.ShapeDtypeStruct) -> Read:
+def _not_finite(folder: Path, stored: Mapping[str, np.ndarray]) -> InputError:
+    """Returns what to raise about tensors that hold NaN or infinities."""
+    counts = {name: int((~np.isfinite(tensor)).sum()) for name, tensor in stored.items()}
+    found = [f"{name} ({count} of {stored[name].size} numbers)" for name, count in counts.items() if count]
+    return InputError(
+        f"weights in {folder} hold NaN or infinities: {shorten(found)}: download the files again, or use an earlier "
+        "checkpoint of the run that made them"
+    )
+
+
+def _reader(
+    pool: Executor, folder: Path, stored: Mapping[str, np.ndarray], row: Weight, leaf: jax.ShapeDtypeStruct
+) -> Read:
     """Returns the function that reads the part of a parameter that one device holds."""
     stacked = "{layer}" in row.name
     shape = leaf.shape[1:] if stacked else leaf.shape
+    tensors = list(stored.values())
 
     # Devices that hold the same part share it.
     @functools.cache
     def read(*bounds: tuple[int, int]) -> np.ndarray:
         index = tuple(slice(*bound) for bound in bounds)
         out = parts.aligned_empty([part.stop - part.start for part in index], leaf.dtype)
-        layers, inner, chosen = (out, index[1:], stored[index[0]]) if stacked else (out[None], index, stored)
-        parts.fill(
+        layers, inner, chosen = (out, index[1:], tensors[index[0]]) if stacked else (out[None], index, tensors)
+        finite = parts.fill(
             pool,
             (
                 (target[rows], source)
@@ -224,7 +265,9 @@ def _reader(pool: Executor, stored: list[np.ndarray], row: Weight, leaf: jax.Sha
                 for rows, source in parts.views(tensor, row, shape[0], inner)
             ),
         )
-        if leaf.dtype == jnp.float16 and not np.isfinite(out).all():
+        if not finite:
+            raise _not_finite(folder, stored)
+        if leaf.dtype == jnp.float16 and not parts.is_finite(out):
             raise InputError(f"{row.name} holds values that float16 cannot: load the model as bfloat16 or float32")
         return out
 
@@ -232,7 +275,7 @@ def _reader(pool: Executor, stored: list[np.ndarray], row: Weight, leaf: jax.Sha
 
 
 def _quantizing_reader(
-    pool: Executor, stored: list[np.ndarray], row: Weight, leaf: quantized.Quantized
+    pool: Executor, folder: Path, stored: Mapping[str, np.ndarray], row: Weight, leaf: quantized.Quantized
 ) -> quantized.Quantized:
     """As `_reader`, a tree of functions like `leaf`: of the values and of the scales."""
     layers, out_size, in_size = leaf.shape
@@ -244,13 +287,15 @@ def _quantizing_reader(
             lambda array: parts.aligned_empty((layers, stop - start, *array.shape[2:]), array.dtype), leaf
         )
         index = (slice(start, stop), slice(0, in_size))
-        parts.quantize(
+        finite = parts.quantize(
             pool,
             (
                 (list(parts.views(tensor, row, out_size, index)), whole.values[layer], whole.scale[layer])
-                for layer, tensor in enumerate(stored)
+                for layer, tensor in enumerate(stored.values())
             ),
         )
+        if not finite:
+            raise _not_finite(folder, stored)
         return whole
 
     def part(name: str) -> Read:

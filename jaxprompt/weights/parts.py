@@ -14,6 +14,8 @@ from jaxprompt.weights.rounding import quantize_rows
 _TASK = 8 << 20
 # Float32 bytes that are quantised at a time: what stays in a core's cache.
 _TILE = 1 << 20
+# Stored bytes that are copied, and then looked through for NaN while they are in a core's cache.
+_SEEN = 1 << 20
 # JAX takes an array on the host over without copying if it is aligned to this, and XLA asks for no more.
 _ALIGNMENT = 64
 
@@ -53,11 +55,11 @@ def views(stored: np.ndarray, row: Weight, out_size: int, index: Index) -> Itera
         at = end
 
 
-def fill(pool: Executor, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Copies each source into its target, cast to the target's type."""
+def fill(pool: Executor, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> bool:
+    """Copies each source into its target, cast to the target's type; returns whether all stored numbers are finite."""
     tasks = [task for target, source in pairs for task in _split(target, source)]
     # The list raises what a task raised.
-    list(pool.map(lambda task: copy(*task), tasks))
+    return all(list(pool.map(lambda task: copy(*task), tasks)))
 
 
 def _split(target: np.ndarray, source: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -74,20 +76,38 @@ def _is_transposed(array: np.ndarray) -> bool:
     return array.ndim == 2 and abs(array.strides[0]) < abs(array.strides[1])
 
 
-def copy(target: np.ndarray, source: np.ndarray) -> None:
-    """Copies with a cast; a transposed source by strips as wide as a cache line of the target."""
-    with np.errstate(over="ignore"):  # The caller looks for what float16 cannot hold.
-        if not _is_transposed(source):
-            np.copyto(target, source, casting="unsafe")
-            return
-        width = max(1, 64 // target.itemsize)
-        for first in range(0, target.shape[1], width):
-            part = (slice(None), slice(first, first + width))
+def copy(target: np.ndarray, source: np.ndarray) -> bool:
+    """Copies with a cast; a transposed source by strips as wide as a cache line of the target.
+
+    Returns whether all stored numbers are finite.
+    """
+    transposed = _is_transposed(source)
+    if transposed:
+        axis, step = 1, max(1, 64 // target.itemsize)
+    else:
+        axis, step = 0, max(1, _SEEN * len(source) // max(source.nbytes, 1))
+    finite = True
+    with np.errstate(over="ignore", invalid="ignore"):  # The caller is told, and looks for what float16 cannot hold.
+        for first in range(0, source.shape[axis], step):
+            part = (slice(None),) * axis + (slice(first, first + step),)
             np.copyto(target[part], source[part], casting="unsafe")
+            finite = finite and is_finite(source[part].T if transposed else source[part])
+    return finite
 
 
-def quantize(pool: Executor, layers: Iterable[tuple[list[tuple[slice, np.ndarray]], np.ndarray, np.ndarray]]) -> None:
-    """Quantises layers.
+def is_finite(numbers: np.ndarray) -> bool:
+    """Whether no number is NaN or infinite; in one or two passes that NumPy does many numbers at a time."""
+    if numbers.itemsize == 2:
+        # The exponent is all ones from here on, as integers of either sign.
+        first = 0x7C00 if numbers.dtype == np.float16 else 0x7F80
+        largest = numbers.view(np.int16).max(initial=0), numbers.view(np.uint16).max(initial=0)
+        return bool(largest[0] < first and largest[1] < first + 0x8000)
+    # A sum of numbers is hardly ever infinite if none of them is; einsum's is the fastest.
+    return bool(np.isfinite(np.einsum("i->", numbers.reshape(-1))) or np.isfinite(numbers).all())
+
+
+def quantize(pool: Executor, layers: Iterable[tuple[list[tuple[slice, np.ndarray]], np.ndarray, np.ndarray]]) -> bool:
+    """Quantises layers; returns whether all stored numbers are finite.
 
     Args:
       layers: per layer its `views` of whole rows `[out, in]`, and the values and scales to fill.
@@ -104,7 +124,9 @@ def quantize(pool: Executor, layers: Iterable[tuple[list[tuple[slice, np.ndarray
     def run(task):
         source, values, scale = task
         tile = np.empty(source.shape, np.float32)
-        copy(tile, source)
+        if not copy(tile, source):
+            return False
         quantize_rows(tile, values, scale)
+        return True
 
-    list(pool.map(run, tasks))
+    return all(list(pool.map(run, tasks)))

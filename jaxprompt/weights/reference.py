@@ -30,11 +30,16 @@ def resolve(ref: str | Path) -> Path:
         if not folder.is_dir():
             raise InputError(f"model {text!r} is a file: name the folder that holds config.json and model.safetensors")
         return folder
-    folder = Path(ref).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise InputError(f"model {text!r} is a file: name the folder that holds config.json and model.safetensors")
+    try:
+        folder = Path(ref).expanduser()
+        if folder.is_dir():
+            return folder
+        what = "a file" if folder.exists() else "a link that leads nowhere" if folder.is_symlink() else None
+    except (OSError, RuntimeError, ValueError) as error:  # No permission, too long for a name, a user without a home.
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"model {text[:200]!r} cannot be looked for ({reason}): give a folder or a hub id") from error
+    if what is not None:
+        raise InputError(f"model {text!r} is {what}: name the folder that holds config.json and model.safetensors")
     if isinstance(ref, str) and _HUB_ID.fullmatch(ref):
         return _from_hub(ref)
     raise InputError(
@@ -51,7 +56,8 @@ def _from_hub(repo: str) -> Path:
     except Exception as error:  # The hub client raises errors of its HTTP library, of the OS and of its own.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
-            f"model {repo!r} is no local folder and could not be downloaded from the Hugging Face hub: {reason}"
+            f"model {repo!r} is no local folder and could not be downloaded from the Hugging Face hub: {reason}: "
+            "check its name and the connection, or name a folder"
         ) from error
     if not any(folder.glob("*.safetensors")):
         here = repo.split("/")[1]

@@ -1,8 +1,8 @@
 """A safetensors file as arrays over the mapped file: nothing is read before it is used, and nothing is read twice."""
 
-import json
 import math
 import mmap
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxprompt.errors import InputError
+from jaxprompt.weights.json_file import check_file, parse_object, unreadable
 
 # The format's names of types, https://huggingface.co/docs/safetensors#format.
 TYPES: Mapping[str, np.dtype] = {
@@ -36,16 +37,22 @@ def open_tensors(path: Path) -> dict[str, np.ndarray]:
     """Returns all tensors of a file as read-only arrays over the mapped file; bfloat16 as `ml_dtypes.bfloat16`.
 
     Raises:
-      InputError: the file is damaged or truncated, or holds a type that is not implemented.
+      InputError: the file cannot be read, is damaged or truncated, or holds a type that is not implemented.
     """
+    check_file(path)
     try:
         with path.open("rb") as file:
             data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except ValueError:
+        raise InputError(f"{path} is damaged or truncated (it is empty): download it again") from None
+    try:
         header, data = _split(data)
         return _tensors(header, data)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (OSError, ValueError) as error:
+    except (OverflowError, ValueError) as error:
         raise InputError(f"{path} is damaged or truncated ({error}): download it again") from error
 
 
@@ -56,10 +63,10 @@ def _split(data: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
     length = int(data[:8].view("<u8")[0])
     if length > min(_LONGEST_HEADER, len(data) - 8):
         raise ValueError(f"a header of {length} bytes in a file of {len(data)}")
-    header = json.loads(data[8 : 8 + length].tobytes())
-    if not isinstance(header, dict):
-        raise ValueError("the header is no JSON object")
-    return header, data[8 + length :]
+    try:
+        return parse_object(data[8 : 8 + length].tobytes()), data[8 + length :]
+    except ValueError as error:
+        raise ValueError(f"the header is no valid JSON: {error}") from None
 
 
 def _tensors(header: Mapping[str, Any], data: np.ndarray) -> dict[str, np.ndarray]:
@@ -67,14 +74,18 @@ def _tensors(header: Mapping[str, Any], data: np.ndarray) -> dict[str, np.ndarra
     entries = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
     for name, entry in entries:
         if not _is_entry(entry):
-            raise ValueError(f"the header's entry of {name!r} is malformed")
+            raise ValueError(f"the header's entry of {name[:100]!r} is malformed")
     # The format allows no gaps and no overlaps, so that every byte of the file is accounted for.
     for name, entry in sorted(entries, key=lambda item: item[1]["data_offsets"]):
         kind, shape, (start, stop) = TYPES.get(entry["dtype"]), entry["shape"], entry["data_offsets"]
         if kind is None:
-            raise InputError(f"{name} has the type {entry['dtype']!r}, which is not implemented")
+            raise InputError(
+                f"{repr(name[:100])[1:-1]} has the type {entry['dtype'][:100]!r}, which is not implemented: use a checkpoint in "
+                "bfloat16, float16 or float32"
+            )
         if start != end or stop - start != math.prod(shape) * kind.itemsize or stop > len(data):
-            raise ValueError(f"{name!r} of shape {shape} cannot lie at bytes {start} to {stop} of {len(data)}")
+            where = f"of shape {reprlib.repr(shape)} cannot lie at bytes {start} to {stop} of {len(data)}"
+            raise ValueError(f"{name[:100]!r} {where}")
         tensors[name] = data[start:stop].view(kind).reshape(shape)
         end = stop
     if end != len(data):

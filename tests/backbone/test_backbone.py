@@ -15,7 +15,7 @@ from jaxprompt.backbone.padded import _forward
 from jaxprompt.errors import InputError
 from jaxprompt.ops.attention import joined_padding
 from jaxprompt.prompts import Prompt
-from jaxprompt.types import Inputs, Prefix
+from jaxprompt.types import Conditioning, Inputs, Prefix
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 V, D = 61, 24
@@ -322,8 +322,8 @@ def test_a_prompt_that_stands_in_the_decoder_is_not_put_into_the_encoder():
     t5 = load_backbone(GOLDEN / "t5")
     arrays = {"soft": np.zeros((3, t5.soft_size), np.float32)}
     ids, decoder_ids = [[5, 6, 7]], [[0, 4]]
-    right = Prompt("soft", arrays, info={"template": "{soft:3} {text} {target}"})
+    right = Prompt(Conditioning(**arrays), info={"template": "{soft:3} {text} {target}"})
     close(t5.logits(ids, None, right, decoder_ids), t5.logits(ids, None, arrays["soft"], decoder_ids))
     for template in ("{text} {decoder} {soft:3}{target}", "{soft:1} {text} {decoder}{soft:2} {target}"):
         with pytest.raises(InputError, match="soft rows in the decoder"):
-            t5.logits(ids, None, Prompt("soft", arrays, info={"template": template}), decoder_ids)
+            t5.logits(ids, None, Prompt(Conditioning(**arrays), info={"template": template}), decoder_ids)

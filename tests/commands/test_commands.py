@@ -20,6 +20,7 @@ import jaxprompt
 from jaxprompt import config as configs
 from jaxprompt.commands import main
 from jaxprompt.inference import predict as prediction
+from jaxprompt.types import Conditioning
 from tests.conftest import MINILM, REVIEWS, STORIES
 
 WEIGHTS = "model.safetensors"
@@ -96,7 +97,7 @@ def place(tmp_path_factory):
         np.save("short.npy", np.zeros((1, 64), np.float32))
         for name in ("swapped", "unfinished"):
             shutil.copytree("run", name)
-        jaxprompt.save_prompt(jaxprompt.Prompt("soft", {"soft": np.zeros((2, 64))}), "swapped")
+        jaxprompt.save_prompt(jaxprompt.Prompt(Conditioning(soft=np.zeros((2, 64), np.float32))), "swapped")
         Path("unfinished/prompt.safetensors").unlink()
         with_weight("tuned", lambda table: table + 0.5)
         shutil.copytree("run", "moved")

@@ -27,7 +27,10 @@ def refused(source, overrides=()):
         (["train.steps=many"], ["'train.steps'", "'many'", "integer"]),
         (["train.batch_size=0"], ["'train.batch_size'", "0", "greater than 0"]),
         (["method.name=sotf"], ["'method.name'", "'sotf'", "'soft'"]),
-        (["objective.pool=meen"], ["'objective.pool'", "'mean'"]),
+        (["objective.type=classifier", "objective.pool=meen"], ["'objective.pool'", "'mean'"]),
+        (["objective.type=verbaliser"], ["'objective.type'", "'verbaliser'", "'verbalizer'"]),
+        (["objective.pool=mean"], ["'objective.pool'", "objective.type classifier", "not with generation"]),
+        (["method.length=4"], ["'method.length'", "set method.name=prefix"]),
         (["method.init.type=text"], ["'method.init'", "needs text"]),
         (["train=3"], ["'train'", "train.steps"]),
         (["steps"], ["'steps'", "key=value"]),
@@ -84,6 +87,31 @@ def test_a_dumped_config_loads_to_itself(tmp_path):
 
 def test_help_shows_every_key_with_default_and_meaning():
     text = configs.help_text()
-    for key, field in configs.keys().items():
-        assert f"  {key} (" in text
-        assert field.description in text
+    for name, key in configs.keys().items():
+        assert f"  {name} (" in text
+        assert all(field.description in text for field in key.fields.values())
+
+
+def test_an_overriding_choice_drops_the_options_of_the_one_before():
+    prefix = {**BASE, "method": {"name": "prefix", "length": 3, "init": {"type": "zero"}}}
+    for source in (prefix, load_config(prefix)):
+        assert load_config(source, ["method.name=none"]).method.model_dump() == {"name": "none"}
+        # What both have stays.
+        assert load_config(source, {"method": {"name": "soft"}}).method.init.type == "zero"
+    assert "set method.name=prefix" in refused(prefix, ["method.name=none", "method.length=3"])
+
+
+def test_each_optimizer_has_defaults_of_its_own_and_the_published_recipe_clips_nothing():
+    adamw, adafactor = (load_config(BASE, [f"optimizer.name={name}"]).optimizer for name in ("adamw", "adafactor"))
+    assert (adamw.learning_rate, adamw.clip_norm, adamw.weight_decay) == (0.01, 1.0, 0.0)
+    assert (adafactor.learning_rate, adafactor.clip_norm, adafactor.weight_decay) == (0.3, None, 1e-5)
+
+
+def test_a_group_has_a_rate_of_its_own():
+    config = load_config(BASE, ["optimizer.rates.head=0.5", "optimizer.learning_rate=0.1"])
+    assert config.optimizer.rates == {"head": 0.5}
+
+
+def test_one_seed_sets_all_and_each_can_be_set_apart():
+    config = load_config(BASE, ["seed=3", "seeds.data=4"])
+    assert [config.seed_of(what) for what in ("start", "data", "sampling")] == [3, 4, 3]

@@ -23,7 +23,7 @@ def make_example(length, targets=1, seed=0, segments=1):
         target_at=int32(rng.integers(0, length, targets)),
         target_ids=int32(rng.integers(1, 99, targets)),
         target_group=int32(rng.integers(0, 4, targets)),
-        label=int(rng.integers(0, 5)),
+        answers={"label": int(rng.integers(0, 5))},
         pool_at=int(rng.integers(0, length)),
     )
     return dataclasses.replace(

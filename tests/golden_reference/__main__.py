@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from cases import expected, expected_seq2seq, generated
-from families import GENERATES, LLAMA, MODELS, PUBLISHED, READERS, ROPES, SEEDS, SEQ2SEQ, V
+from families import BEGINS, GENERATES, LLAMA, MODELS, PUBLISHED, READERS, ROPES, SEEDS, SEQ2SEQ, V
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, logging
 
@@ -71,7 +71,7 @@ def read(name):
 
 
 def write_generated(name):
-    arrays, settings = generated(read(name), V, GENERATES[name])
+    arrays, settings = generated(read(name), V, GENERATES[name], BEGINS.get(name))
     # One string, as safetensors keeps no order of several.
     save_file(arrays, GOLDEN / name / "generate.safetensors", {"settings": json.dumps(settings)})
 

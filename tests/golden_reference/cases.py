@@ -139,12 +139,13 @@ def expected_seq2seq(model, vocab_size):
     return tensors(out)
 
 
-def generated(model, vocab_size, end):
+def generated(model, vocab_size, end, begin=None):
     """Returns greedy and beam continuations of rows of one length and of padded rows, and the settings.
 
     ids and mask are [3, 7]; `greedy` and `beam_ids` are [3, 8] without the prompt (or the decoder's start), 0 behind the
     end token; beam_scores is [3]. `_1` and `_2` are length penalties, `early_` is a beam search with early_stopping,
-    `padded_` is what belongs to the padded rows.
+    `padded_` is what belongs to the padded rows. With `begin`, `begun_` is what must begin with it and end with the end
+    token.
     """
     torch.manual_seed(2)
     seq2seq = model.config.is_encoder_decoder
@@ -180,4 +181,11 @@ def generated(model, vocab_size, end):
             out[f"{name}beam_ids_{penalty:g}"], out[f"{name}beam_scores_{penalty:g}"] = found
         found = run(real, num_beams=BEAMS, length_penalty=EARLY_PENALTY, early_stopping=True)
         out[f"{name}early_ids"], out[f"{name}early_scores"] = found
+    if begin is not None:
+        settings["forced_bos_token_id"] = begin
+        forced = {"forced_eos_token_id": end, "length_penalty": EARLY_PENALTY}
+        out["begun_greedy"] = run(mask, **forced)[0]
+        for name, early in (("beam", False), ("early", True)):
+            found = run(mask, num_beams=BEAMS, early_stopping=early, **forced)
+            out[f"begun_{name}_ids"], out[f"begun_{name}_scores"] = found
     return tensors(out), {**settings, "num_beams": BEAMS}

@@ -157,6 +157,9 @@ ENCODERS = {
     "roberta-untied": lambda: hf.RobertaForMaskedLM(
         hf.RobertaConfig(**size(max_position_embeddings=34), type_vocab_size=1, tie_word_embeddings=False)
     ),
+    "roberta-pad": lambda: hf.RobertaForMaskedLM(
+        hf.RobertaConfig(**size(max_position_embeddings=36), type_vocab_size=1, pad_token_id=3, hidden_act="quick_gelu")
+    ),
     "xlm-roberta": lambda: hf.XLMRobertaModel(
         hf.XLMRobertaConfig(**size(max_position_embeddings=34), type_vocab_size=1)
     ),
@@ -225,3 +228,5 @@ GENERATES = {
     **{"gpt2": 28, "gptj": 48, "gpt-neox": 32, "opt": 60, "llama-untied": 27, "phi3": 36, "gemma2": 17},
     **{"t5-v1_1": 59, "bart": 4},
 }
+# What texts must begin with, in a case of its own.
+BEGINS = {"bart": 0}

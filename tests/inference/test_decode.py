@@ -14,6 +14,7 @@ from jaxprompt.inference.decode import Search, decode
 from jaxprompt.types import Inputs
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+BEGUN = ["begun_greedy", "begun_beam_ids", "begun_beam_scores", "begun_early_ids", "begun_early_scores"]
 MODELS = ["gpt2", "gptj", "gpt-neox", "opt", "llama-untied", "phi3", "gemma2", "t5-v1_1", "bart"]
 
 
@@ -76,6 +77,24 @@ def test_beam_search(reference, padding, kept, options):
     found, scores = run(backbone, settings, ids, mask, num_beams=settings["num_beams"], **options)
     right(found, arrays[padding + kept.format("ids")])
     np.testing.assert_allclose(scores, arrays[padding + kept.format("scores")], atol=1e-4, rtol=1e-4)
+
+
+def test_a_forced_first_token_counts_as_written():
+    """For the length penalty, the end of `max_new_tokens` and the place of the forced last token, as in transformers."""
+    with safe_open(GOLDEN / "bart" / "generate.safetensors", framework="numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in ("ids", "mask", *BEGUN)}
+        settings = json.loads(file.metadata()["settings"])
+    backbone = load_backbone(GOLDEN / "bart", remat="none")
+    begin, end = settings["forced_bos_token_id"], settings["eos_token_id"]
+    forced = {"forced_bos": begin, "forced_eos": end}
+    found, _ = run(backbone, settings, arrays["ids"], arrays["mask"], **forced)
+    assert (found[:, 0] == begin).all()
+    right(found, arrays["begun_greedy"])
+    for name, early in (("beam", False), ("early", True)):
+        options = {"num_beams": settings["num_beams"], "length_penalty": 2.0, "early_stopping": early, **forced}
+        found, scores = run(backbone, settings, arrays["ids"], arrays["mask"], **options)
+        right(found, arrays[f"begun_{name}_ids"])
+        np.testing.assert_allclose(scores, arrays[f"begun_{name}_scores"], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("padding", ["", "padded_"])

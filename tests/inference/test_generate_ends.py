@@ -28,7 +28,7 @@ def bare_prompt(backbone, template):
 
 def test_a_prompt_ends_with_what_its_template_has_behind_the_target(monkeypatch, stories):
     dog, ran = stories.tokenizer("dog ran", add_special_tokens=False)["input_ids"][:2]
-    decoded = np.array([[dog, 0, ran]]), None  # 0 is <unk>
+    decoded = np.array([[dog, 0, ran]]), np.zeros(1)  # 0 is <unk>
 
     def write(template):
         monkeypatch.setattr(generation, "decode", lambda *args, **kwargs: decoded)

@@ -1,6 +1,5 @@
 """Every start of every method: shapes, types, values; and a text prefix against the text itself."""
 
-
 import jax
 import numpy as np
 import pytest
@@ -46,9 +45,7 @@ def begin(method, backbone, labels=(), key=KEY):
 def file_of(tmp_path, **shapes):
     rng = np.random.default_rng(0)
     arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    return arrays, str(
-        jaxprompt.save_prompt(Prompt(from_arrays(arrays, 4)), tmp_path / "p.safetensors")
-    )
+    return arrays, str(jaxprompt.save_prompt(Prompt(from_arrays(arrays, 4)), tmp_path / "p.safetensors"))
 
 
 @pytest.mark.parametrize("kind", SOFT_TYPES)

@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxprompt.metrics import figures as metrics
+from jaxprompt import metrics
+from jaxprompt.metrics.classification import macro_f1, majority
+from jaxprompt.objectives.classifier import Classifier
+from jaxprompt.objectives.generation import Generation
+from jaxprompt.scoring.evaluate import Evaluation
 
 
 def naive_f1(predicted, labels, of):
@@ -22,12 +26,13 @@ def test_macro_f1_is_the_mean_over_the_classes_that_occur(pairs):
     predicted, labels = map(list, zip(*pairs, strict=True))
     classes = sorted({*predicted, *labels})
     expected = sum(naive_f1(predicted, labels, of) for of in classes) / len(classes)
-    assert metrics.macro_f1(np.array(predicted), np.array(labels)) == pytest.approx(expected)
+    assert macro_f1(np.array(predicted), np.array(labels)) == pytest.approx(expected)
 
 
 def test_classification():
     logits = np.log([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.25, 0.5, 0.25]])
-    found = metrics.classification(logits + 1000, np.array([0, 1, 2, 1]))
+    evaluation = Evaluation({"logits": logits + 1000}, {"label": np.array([0, 1, 2, 1])})
+    found = evaluation.metrics(Classifier.metrics)
     assert found["accuracy"] == 0.75
     # Class 0: precision 1/2, recall 1. Class 1: precision 1, recall 1/2. Class 2: all right.
     assert found["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
@@ -36,14 +41,40 @@ def test_classification():
 
 
 def test_generation_weighs_tokens_and_not_examples():
-    found = metrics.generation(np.array([2.0, 10.0]), np.array([1, 5]))
+    found = Evaluation({"nll": np.array([2.0, 10.0]), "tokens": np.array([1, 5])}, {}).metrics(Generation.metrics)
     assert found == {"loss": 2.0, "perplexity": pytest.approx(math.exp(2.0)), "target_tokens": 6, "examples": 2}
 
 
 def test_a_hopeless_perplexity_is_still_a_number():
-    assert math.isfinite(metrics.generation(np.array([1e6]), np.array([1]))["perplexity"])
+    assert math.isfinite(metrics.PERPLEXITY({"nll": np.array([1e6]), "tokens": np.array([1])}, {}))
 
 
 def test_majority_takes_the_most_frequent_label_of_the_training_rows():
-    assert metrics.majority([0, 0, 0, 1], of=[1, 1, 0]) == 0.25
-    assert metrics.majority([0, 0, 0, 1], of=[0, 0, 1]) == 0.75
+    assert majority([0, 0, 0, 1], of=[1, 1, 0]) == 0.25
+    assert majority([0, 0, 0, 1], of=[0, 0, 1]) == 0.75
+
+
+def test_examples_without_an_answer_are_counted_and_not_scored():
+    logits = np.log([[0.7, 0.3], [0.5, 0.5], [0.1, 0.9]])
+    found = Evaluation({"logits": logits}, {"label": np.array([0, -1, 0])}).metrics([metrics.ACCURACY])
+    assert found == {"accuracy": 0.5, "examples": 2, "without_answer": 1}
+
+
+def test_what_is_not_finite_is_named_by_its_number():
+    evaluation = Evaluation({"value": np.array([1.0, np.nan, 2.0, np.inf])}, {"value": np.zeros(4)})
+    assert evaluation.not_finite == [2, 4]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=20))
+def test_correlations(pairs):
+    found, wanted = (np.array(part, float) for part in zip(*pairs, strict=True))
+    outputs, answers = {"value": found}, {"value": wanted}
+    constant = np.ptp(found) == 0 or np.ptp(wanted) == 0
+
+    def naive_rank(values):
+        return np.array([(values < v).sum() + ((values == v).sum() + 1) / 2 for v in values])
+
+    for metric, of in ((metrics.PEARSON, lambda x: x), (metrics.SPEARMAN, naive_rank)):
+        want = 0.0 if constant else np.corrcoef(of(found), of(wanted))[0, 1]
+        assert metric(outputs, answers) == pytest.approx(want, abs=1e-9)
+    assert metrics.MEAN_SQUARED_ERROR(outputs, answers) == pytest.approx(np.mean((found - wanted) ** 2))

@@ -1,16 +1,34 @@
+import itertools
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxprompt.errors import InputError
 from jaxprompt.models.families import FAMILIES, family_of
+from jaxprompt.models.layers import ACTIVATIONS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 LINEAR = {"rope_type": "linear", "rope_theta": 100.0, "factor": 4.0}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 100.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+CAUSAL = [
+    *("gpt2", "gpt-neo", "gptj", "gpt-neox", "opt", "llama-untied", "mistral", "qwen2", "qwen3", "phi3", "gemma"),
+    *("gemma2", "gemma3", "olmo2", "granite", "t5", "mt5", "bart", "mbart"),
+]
+EPSILONS = [
+    ("gpt2", "layer_norm_epsilon"),
+    ("gpt-neox", "layer_norm_eps"),
+    ("llama-untied", "rms_norm_eps"),
+    ("gemma2", "rms_norm_eps"),
+    ("bert", "layer_norm_eps"),
+    ("roberta", "layer_norm_eps"),
+    ("electra", "layer_norm_eps"),
+    ("t5", "layer_norm_epsilon"),
+]
 
 
 def config(name, **changes):
@@ -47,6 +65,34 @@ def config(name, **changes):
         ("gpt-neo", {"attention_types": [["global", "local"]]}, "attention_types is .*, expected"),
         ("gpt-neo", {"attention_types": [[["global", "local"], 1, 2]]}, "attention_types is .*, expected"),
         ("gpt-neo", {"attention_types": ["global"]}, "attention_types is .*, expected"),
+        *((name, {"is_causal": False}, "is_causal=False is not implemented") for name in CAUSAL),
+        *(
+            (name, {"pruned_heads": {"0": [1]}}, "pruned_heads=.* is not implemented")
+            for name in ("gpt2", "bert", "t5")
+        ),
+        ("gptj", {"rotary_dim": None}, "'rotary_dim' is null"),
+        ("llama-untied", {"rope_parameters": LINEAR, "partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+        ("gemma3", {"rope_scaling": LINEAR, "partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+        ("roberta", {"pad_token_id": -1}, "'pad_token_id' is -1, expected a token id"),
+        *((name, {key: bad}, f"'{key}' is {bad}") for name, key in EPSILONS for bad in (math.nan, math.inf, -1e-5)),
+        ("llama-untied", {"rms_norm_eps": 10**400}, "'rms_norm_eps' is 1000.*0, expected a finite float32 number"),
+        ("llama-untied", {"rms_norm_eps": 1e38}, "'rms_norm_eps' is 1e[+]38, expected a finite float32 number"),
+        ("granite", {"logits_scaling": math.nan}, "'logits_scaling' is nan, expected a finite float32 number"),
+        ("gemma2", {"attn_logit_softcapping": 0.0}, "'attn_logit_softcapping' is 0.0, expected a positive number"),
+        ("gemma2", {"final_logit_softcapping": -1.0}, "'final_logit_softcapping' is -1.0, expected a positive number"),
+        (
+            "gemma3",
+            {"rope_local_base_freq": math.inf},
+            "'rope_local_base_freq' is inf, expected a finite float32 number",
+        ),
+        ("llama-untied", {"vocab_size": -1}, "'vocab_size' is -1, expected a positive integer"),
+        ("llama-untied", {"vocab_size": 61.0}, "'vocab_size' is 61.0, expected an integer"),
+        ("llama-untied", {"vocab_size": [61] * 10**6}, r"'vocab_size' is \[61, 61, .*\.\.\.\], expected an integer"),
+        ("llama-untied", {"hidden_act": "x" * 10**6}, r"hidden_act 'x+\.\.\.x+' is not implemented"),
+        ("roberta", {"max_position_embeddings": 2}, "'max_position_embeddings' is 2, expected more than the 2"),
+        ("t5", {"relative_attention_num_buckets": 3}, "relative_attention_num_buckets=3 .* at least 4 buckets"),
+        ("t5", {"relative_attention_max_distance": 4, "relative_attention_num_buckets": 8}, "of more than half"),
+        ("t5", {"decoder_start_token_id": 10**30}, "'decoder_start_token_id' is 1000.*, expected a token id"),
     ],
 )
 def test_refuses_by_name(name, changes, message):
@@ -54,6 +100,7 @@ def test_refuses_by_name(name, changes, message):
     with pytest.raises(InputError, match=message) as error:
         family_of(raw["model_type"]).translate(raw, set())
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
 
 
 def translated(name, **changes):
@@ -87,6 +134,33 @@ def test_llama_rotates_whole_heads(kind):
     rope = {"rope_theta": 100.0, **({"rope_type": kind} if kind else {})}
     part = {**rope, "partial_rotary_factor": 0.5}
     assert translated("llama-untied", rope_parameters=part) == translated("llama-untied", rope_parameters=rope)
+
+
+@pytest.mark.parametrize("kind", ["llama3", "yarn", "default"])
+def test_the_length_beside_the_rotary_settings_counts(kind):
+    scaling = {**LLAMA3, "rope_type": kind, "factor": 4.0, "original_max_position_embeddings": 16}
+
+    def rotary(inner, **outer):
+        return translated("llama-untied", rope_parameters={**scaling, **inner}, **outer).rotary
+
+    shorter = {"original_max_position_embeddings": 8}
+    assert rotary({}, **shorter) == rotary(shorter)
+    assert (rotary({}) == rotary(shorter)) == (kind == "default")
+
+
+@pytest.mark.parametrize("act", ["quick_gelu", "relu2", "gelu_python", "gelu_python_tanh"])
+def test_activations_of_older_and_newer_checkpoints(act):
+    x = np.linspace(-4, 4, 33)
+    erf = np.array([math.erf(number / math.sqrt(2)) for number in x])
+    want = {
+        "quick_gelu": x / (1 + np.exp(-1.702 * x)),
+        "relu2": np.maximum(x, 0) ** 2,
+        "gelu_python": x * (1 + erf) / 2,
+        "gelu_python_tanh": x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+    }
+    np.testing.assert_allclose(
+        ACTIVATIONS[translated("llama-untied", hidden_act=act).activation](x), want[act], atol=1e-5
+    )
 
 
 def test_where_phi3_keeps_the_length_that_longrope_starts_from():
@@ -166,3 +240,20 @@ def test_head_follows_what_is_stored():
     assert translate({**llama, "tie_word_embeddings": True}, set()).head == "tied"
     bert = FAMILIES["bert"].translate(config("bert"), {"cls.predictions.transform.dense.weight"})
     assert (bert.head, bert.pooler) == ("tied", False)
+
+
+WRONG = [-1, 0, 10**30, 10**400, 1.5, 1e308, 1e-320, math.nan, "1", [1], {"a": 1}, True, [[]], [None], 2**31 - 1]
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in GOLDEN.glob("*/config.json")))
+def test_wrong_settings_never_escape_as_another_error(name):
+    """Whatever stands where a setting is expected, it is taken or refused in one line."""
+    raw = config(name)
+    settings = [(key, None) for key in raw] + [(key, k) for key in raw if isinstance(raw[key], dict) for k in raw[key]]
+    for (key, inner), wrong in itertools.product(settings, WRONG):
+        changed = {**raw, key: wrong if inner is None else {**raw[key], inner: wrong}}
+        try:
+            family_of(changed.get("model_type")).translate(changed, {"decoder.final_layer_norm.weight"})
+        except InputError as error:
+            assert "\n" not in str(error)
+            assert len(str(error)) < 700

@@ -44,7 +44,16 @@ DECODERS = [
     *("qwen3", "phi3", "phi3-longrope", "gemma", "gemma2", "gemma3", "olmo2", "granite"),
 ]
 ENCODERS = [
-    *("bert", "bert-pretraining", "bert-untied", "roberta", "roberta-untied", "xlm-roberta", "distilbert"),
+    *(
+        "bert",
+        "bert-pretraining",
+        "bert-untied",
+        "roberta",
+        "roberta-untied",
+        "roberta-pad",
+        "xlm-roberta",
+        "distilbert",
+    ),
     *("electra", "electra-pretraining", "electra-generator"),
 ]
 

@@ -1,3 +1,5 @@
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -5,6 +7,8 @@ import pytest
 from jaxprompt.errors import InputError
 from jaxprompt.models.families.llama import rope_parameters
 from jaxprompt.models.rotary import rotary_from, rotate
+
+LONG = {"rope_type": "longrope", "original_max_position_embeddings": 32}
 
 
 def test_rotation_depends_on_distance_alone():
@@ -45,6 +49,18 @@ def test_dynamic_is_default_within_the_models_positions():
         ({"rope_type": "xpos"}, 8, "implemented: default, dynamic, linear, llama3, longrope, yarn"),
         ({"rope_type": "longrope", "original_max_position_embeddings": 32, "short_factor": [1.0]}, 8, "4 numbers"),
         ({}, 7, "7 of 7 head elements"),
+        ({}, 2**30, "heads of 1073741824, expected at most 65536"),
+        *(({"rope_theta": bad}, 8, "finite number for 'rope_theta'") for bad in (math.nan, math.inf, 10**400)),
+        ({"partial_rotary_factor": math.nan}, 8, "finite number for 'partial_rotary_factor'"),
+        ({"rope_type": "linear", "factor": math.inf}, 8, "finite number for 'factor', and has inf"),
+        ({"rope_type": "linear", "factor": 1e-45, "rope_theta": 1e-30}, 8, "give frequencies that are not finite"),
+        ({"rope_type": "yarn", "factor": 2.0, "rope_theta": 1.0}, 8, "give frequencies that are not finite"),
+        ({"rope_type": "yarn", "factor": 2.0, "beta_fast": 0}, 8, "beta_fast=0, .*: expected more than 0"),
+        ({"rope_type": "yarn", "factor": 2.0, "truncate": "false"}, 8, "truncate='false': expected true or false"),
+        ({"rope_type": "yarn", "factor": 2.0, "attention_factor": math.nan}, 8, "number for 'attention_factor'"),
+        ({**LONG, "short_factor": [1.0, 1.0, 0.0, 1.0]}, 8, "give frequencies that are not finite"),
+        ({**LONG, "short_factor": [1.0, 1.0, math.nan, 1.0]}, 8, "4 numbers for 'short_factor'"),
+        ({**LONG, "short_factor": [1.0, 1.0, "1", 1.0]}, 8, "4 numbers for 'short_factor'"),
     ],
 )
 def test_refusals(parameters, head_dim, message):

@@ -8,8 +8,8 @@ import pytest
 from jaxprompt.config import load_config
 from jaxprompt.experiment.build import build
 from jaxprompt.inference.predict import score
-from jaxprompt.objectives import pool
-from jaxprompt.prompts import Prompt
+from jaxprompt.metrics import ACCURACY
+from jaxprompt.objectives.pooling import pool
 from jaxprompt.types import Inputs
 
 
@@ -17,8 +17,7 @@ def scored(backbone, rows, **case):
     """Class logits under a prompt of the config's start."""
     tree = {"model": "m", "method": {"init": {"type": "vocab", "top_k": 50}}, "train": {"steps": 0}, **case}
     experiment = build(load_config(tree), backbone)
-    trainable = jax.device_get(experiment.init_trainable())
-    prompt = Prompt(experiment.method.name, trainable["prompt"], trainable["head"])
+    prompt = experiment.prompt(experiment.init_trainable())
     return experiment, prompt, score(experiment, prompt, experiment.encode(rows))
 
 
@@ -35,7 +34,7 @@ def test_a_verbalizer_gives_the_probabilities_of_the_label_texts(stories, rows):
     def logprobs_of(params, soft, inputs):
         return jax.nn.log_softmax(stories.head(params, stories.apply(params, inputs, soft=soft))[0])
 
-    for row, logits in zip(rows[:4], result.logits, strict=True):
+    for row, logits in zip(rows[:4], result.outputs["logits"], strict=True):
         context = stories.tokenizer(f"Review: {row['text']} It was", add_special_tokens=False)["input_ids"]
         want = []
         for words in labels.values():
@@ -65,9 +64,8 @@ def test_one_token_words_give_the_same_choice_probabilities_as_full_scoring(stor
     longer = {"type": "verbalizer", "labels": {"0": "b", "1": ["g", "h"], "2": "some other words"}}
     experiment, _, full = scored(stories, rows, template=template, objective=longer)
     assert experiment.objective.columns is None
-    np.testing.assert_allclose(
-        columns.logits[:, 0] - columns.logits[:, 1], full.logits[:, 0] - full.logits[:, 1], atol=1e-4
-    )
+    columns, full = columns.outputs["logits"], full.outputs["logits"]
+    np.testing.assert_allclose(columns[:, 0] - columns[:, 1], full[:, 0] - full[:, 1], atol=1e-4)
 
 
 @pytest.mark.parametrize("how", ["mean", "first", "last"])
@@ -99,5 +97,5 @@ def test_similarity_is_the_cosine_of_mean_vectors(minilm):
         return mean / np.linalg.norm(mean)
 
     want = [[vector(row["text"]) @ vector(text) / 0.1 for text in texts.values()] for row in rows]
-    np.testing.assert_allclose(result.logits, want, atol=1e-4)
-    assert result.metrics()["accuracy"] == 1.0
+    np.testing.assert_allclose(result.outputs["logits"], want, atol=1e-4)
+    assert result.metrics([ACCURACY]) == {"accuracy": 1.0, "examples": 2}

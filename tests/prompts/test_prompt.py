@@ -8,14 +8,15 @@ import pytest
 import jaxprompt
 from jaxprompt.errors import InputError
 from jaxprompt.prompts import Prompt
+from jaxprompt.types import Conditioning, Prefix
 
-SOFT = Prompt("soft", {"soft": np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)}, {}, {"template": "é"})
+ROWS = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
+SOFT = Prompt(Conditioning(soft=ROWS), info={"template": "é"})
 
 
 def test_round_trip(tmp_path):
     prompt = dataclasses.replace(SOFT, head={"weight": np.ones((2, 64), np.float32), "bias": np.zeros(2, np.float32)})
     loaded = jaxprompt.load_prompt(jaxprompt.save_prompt(prompt, tmp_path / "a.safetensors"))
-    assert loaded.method == "soft"
     assert loaded.info == {"template": "é"}
     np.testing.assert_array_equal(loaded.soft, prompt.soft)
     np.testing.assert_array_equal(loaded.head["weight"], prompt.head["weight"])
@@ -35,9 +36,8 @@ def test_npy_with_and_without_suffix(tmp_path):
 
 
 def test_a_prefix_has_no_npy(tmp_path):
-    prefix = Prompt(
-        "prefix", {"keys": np.zeros((1, 2, 3, 4)), "values": np.zeros((1, 2, 3, 4))}, {}, {"prefix_start": 2}
-    )
+    zeros = np.zeros((1, 2, 3, 4))
+    prefix = Prompt(Conditioning(prefix=Prefix(zeros, zeros, 2)))
     with pytest.raises(InputError, match="safetensors"):
         jaxprompt.save_prompt(prefix, tmp_path / "p.npy")
     assert list(tmp_path.iterdir()) == []

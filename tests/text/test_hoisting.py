@@ -77,7 +77,7 @@ def test_nothing_is_hoisted_from_a_masked_model(bert, make_encoder):
 def test_contexts_share_as_examples_do(llama, make_encoder):
     encoder = make_encoder("{soft:3}Review: {text} {target}", llama)
     rows = [{"text": "one"}, {"text": "two"}]
-    contexts = [encoder.context(row) for row in rows]
+    contexts = [encoder.context(row).ids for row in rows]
     assert encoder.shared_head(contexts) == hoist_length(encoder, [encoder.encode(row, "x") for row in rows])
 
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from jaxprompt.errors import InputError
-from jaxprompt.text.templates import parse_template, shown
+from jaxprompt.text.templates import parse_template
 from jaxprompt.text.tokens import text_tokenizer
 from jaxprompt.text.truncate import beginning
 from tests.tokenizers import encoding
@@ -61,8 +61,8 @@ def test_a_cut_of_either_side_is_told(metaspace_always):
         ("{a} it was " * 10**4, "do not fit max_length 64"),
         ("{a}" + "{eos}" * 10**4, "10000 of the template"),
         ("{a" + "b" * BIG, "unbalanced '{' at character 0"),
-        ("{<" + "b" * BIG + ">}", "no token '<b+' ... 'b+>'"),
-        ("{a}\ud83d", "the template has half a surrogate pair at character 3"),
+        ("{<" + "b" * BIG + ">}", "no token '<b+...b+>'"),
+        ("{a}\ud83d", "the template has half a surrogate pair"),
     ],
 )
 def test_a_template_that_cannot_work_is_refused_in_no_time(gpt2, make_encoder, text, message):
@@ -93,7 +93,7 @@ def test_each_side_of_an_encoder_decoder_has_room_of_its_own(metaspace_always):
 @pytest.mark.parametrize(
     ("objective", "words", "row", "target", "message"),
     [
-        ("generation", None, {"a": "it"}, "b\ud83d", "^row 4: the text has half a surrogate pair at character"),
+        ("generation", None, {"a": "it"}, "b\ud83d", "^row 4: the text has half a surrogate pair"),
         ("generation", None, {"a": "\ud83d"}, "b", "^row 4: field 'a' has half a surrogate pair"),
         ("verbalizer", (("a\ud83d",), ("b",)), {}, None, "^label word 'a.ud83d' has half a surrogate pair"),
     ],
@@ -132,8 +132,3 @@ def test_soft_rows_that_a_causal_model_cannot_see_are_refused(roberta, make_enco
         return
     with pytest.raises(InputError, match=rf"^{unseen} soft tokens of template .* move {{soft:N}} before the text"):
         make_encoder(text, roberta, pool=pool)
-
-
-def test_long_texts_are_shown_by_their_ends():
-    assert shown("ab") == "'ab'"
-    assert shown("a" + "b" * 500 + "\n", 20) == "'abbbbbbbbb' ... 'bbbbbbbbb\\n'"

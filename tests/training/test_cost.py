@@ -179,7 +179,7 @@ def test_a_step_has_a_program_for_a_gpu(stories, rows, monkeypatch, attention):
     backbone = random_backbone(stories.config, tokenizer=stories.tokenizer, dtype="bfloat16", attention=attention)
     forward, trainable, batch = prepared(backbone, rows, {"template": "{soft:4}{text}{target}", **GENERATION})
     optimizer = optax.adam(0.1)
-    step = make_train_step(forward, optimizer)
+    step = forward.step(optimizer)
     traced = step.jitted.trace(step.frozen, init_state(trainable, optimizer), batch)
     program = traced.lower(lowering_platforms=("cuda",)).as_text()
     for name in ("fmhaScaleBiasSoftmax(", "fmhaScaleBiasSoftmaxBackward("):
@@ -215,7 +215,7 @@ def test_memory_is_what_the_policy_keeps(decoder, rows):
 
 def programs_of_an_epoch(experiment):
     mesh, data, optimizer = experiment.backbone.mesh, TrainingData.load(experiment), optax.sgd(1e-3)
-    step = make_train_step(experiment.forward(data.hoisted), optimizer)
+    step = make_train_step(experiment.forward(data.hoisted), experiment.method, optimizer)
     state = jax.device_put(init_state(experiment.init_trainable(), optimizer), replicated(mesh))
     batches = data.train_batches(0)
     for _ in range(len(data.train.examples) // data.train.order.batch_size):
@@ -246,7 +246,7 @@ def test_a_decoders_step_holds_no_weights(decoder, rows):
     case = {"template": "Read this. {soft:3}{text} It was{target}", **ONE_TOKEN}
     forward, trainable, batch = prepared(backbone, rows, case)
     optimizer = optax.adam(1e-3)
-    step = make_train_step(forward, optimizer)
+    step = forward.step(optimizer)
     program = step.jitted.lower(step.frozen, init_state(trainable, optimizer), batch).as_text()
     # Not even the keys and values of the text before the prompt; token ids there are.
     assert step.frozen["hard_prefix"] is not None

@@ -24,6 +24,8 @@ def config(rows, run_dir, **sections):
         "train": {"steps": 12, "batch_size": 5, "eval_every": 4, "log_every": 2},
         "run_dir": str(run_dir),
     }
+    if sections.get("method") == {"name": "none"}:
+        del tree["method"]  # whose options it does not have
     for name, values in sections.items():
         tree[name] = {**tree[name], **values} if isinstance(values, dict) and name in tree else values
     return tree

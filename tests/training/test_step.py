@@ -65,16 +65,31 @@ def cases(all_cases, slow=()):
     ]
 
 
+class Scorer:
+    """An experiment's forward pass and method, from what is learned to scores."""
+
+    def __init__(self, experiment, hoisted):
+        self.method, self.forward, self.hoisted = experiment.method, experiment.forward(hoisted), hoisted
+        self.frozen = self.forward.frozen
+
+    def __call__(self, trainable, frozen, batch):
+        return self.forward(self.method.apply(trainable), trainable.get("head", {}), frozen, batch)
+
+    def step(self, optimizer):
+        return make_train_step(self.forward, self.method, optimizer)
+
+
 def prepared(backbone, rows, case, **data):
-    """Forward, trainable (head set away from 0, so that gradients reach the prompt) and the first batch."""
+    """A scorer, trainable (head set away from 0, so that gradients reach the prompt) and the first batch."""
     case = {"method": {"init": {"type": "vocab", "top_k": 100}}} | case
     tree = {"model": "m", "data": {"train": rows, "shuffle": False, **data}, "train": {"batch_size": len(rows)}, **case}
     experiment = build(load_config(tree), backbone)
     loaded = TrainingData.load(experiment)
     trainable = experiment.init_trainable()
     keys = iter(jax.random.split(jax.random.key(5), 8))
-    head = {k: 0.3 * jax.random.normal(next(keys), v.shape) for k, v in trainable["head"].items()}
-    return experiment.forward(loaded.hoisted), {**trainable, "head": head}, next(loaded.train_batches(0))
+    if "head" in trainable:
+        trainable["head"] = {k: 0.3 * jax.random.normal(next(keys), v.shape) for k, v in trainable["head"].items()}
+    return Scorer(experiment, loaded.hoisted), trainable, next(loaded.train_batches(0))
 
 
 def loss_and_gradient(backbone, rows, case, **data):
@@ -194,7 +209,7 @@ def test_prompt_and_optimizer_stay_fp32_under_a_bf16_backbone(rows):
     backbone = jaxprompt.load_backbone(STORIES, dtype="bfloat16")
     forward, trainable, batch = prepared(backbone, rows, DECODER_CASES["soft-generation"])
     optimizer = optax.adam(1e-4)
-    step = make_train_step(forward, optimizer)
+    step = forward.step(optimizer)
     before = np.array(trainable["prompt"]["soft"])
     state, metrics = step(init_state(trainable, optimizer), batch)
     assert {leaf.dtype for leaf in jax.tree.leaves((state.trainable, state.opt_state[0].mu))} == {jnp.dtype("float32")}
@@ -242,7 +257,7 @@ def test_training_leaves_the_frozen_parameters_bit_identical_and_lowers_the_loss
     forward, trainable, batch = prepared(stories, rows, DECODER_CASES["soft-generation"])
     before = jax.tree.map(lambda x: np.array(x).tobytes(), stories.params)
     optimizer = optax.adam(0.05)
-    step = make_train_step(forward, optimizer)
+    step = forward.step(optimizer)
     state = init_state(trainable, optimizer)
     losses = []
     for _ in range(8):
@@ -257,7 +272,7 @@ def test_accumulated_parts_equal_the_whole_batch(stories, rows):
     case = DECODER_CASES["soft-generation"]
     forward, trainable, whole = prepared(stories, rows, case)
     optimizer = optax.sgd(1.0)
-    step = make_train_step(forward, optimizer)
+    step = forward.step(optimizer)
     # Parts with different numbers of targets: a mean of the parts' means would differ.
     parts = [prepared(stories, part, case)[2] for part in (rows[:3], rows[3:])]
     assert len({float(part.target_weight.sum()) for part in parts}) == 2
@@ -270,7 +285,7 @@ def test_accumulated_parts_equal_the_whole_batch(stories, rows):
 def test_the_program_is_small_and_holds_no_weights(minilm, rows):
     forward, trainable, batch = prepared(minilm, rows, ENCODER_CASES["soft-head"])
     optimizer = optax.adam(1e-3)
-    step = make_train_step(forward, optimizer)
+    step = forward.step(optimizer)
     text = step.jitted.lower(step.frozen, init_state(trainable, optimizer), batch).as_text()
     assert len(text) < 2**20
 
@@ -280,7 +295,7 @@ import json, sys
 import jax, optax
 import jaxprompt
 from jaxprompt.machine.sharding import make_mesh, replicated, row_sharding
-from jaxprompt.training.step import init_state, make_train_step
+from jaxprompt.training.step import init_state
 from tests.conftest import REVIEWS, STORIES
 from tests.training.test_step import DECODER_CASES, prepared
 
@@ -289,7 +304,7 @@ for mesh in (make_mesh(devices=jax.devices()[:1]), make_mesh(data=2, fsdp=2, ten
     backbone = jaxprompt.load_backbone(STORIES, mesh=mesh)
     forward, trainable, batch = prepared(backbone, rows, DECODER_CASES[sys.argv[1]])
     optimizer = optax.sgd(1.0)
-    step = make_train_step(forward, optimizer)
+    step = forward.step(optimizer)
     state = jax.device_put(init_state(trainable, optimizer), replicated(mesh))
     batch = jax.device_put(batch, row_sharding(mesh))
     for _ in range(2):

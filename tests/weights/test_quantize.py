@@ -16,6 +16,7 @@ from jaxprompt.experiment.build import build
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.models.layers import linear
 from jaxprompt.models.quantized import GROUP, KINDS, Quantized
+from jaxprompt.types import Conditioning
 from jaxprompt.weights.rounding import quantize_rows
 from tests.conftest import STORIES
 from tests.devices import run_on_eight_devices
@@ -109,7 +110,7 @@ def test_gradient_is_that_of_the_dequantized_weight(kind):
     plain = jnp.stack([layer.dequantize() for layer in layers])
 
     def loss(x, weights):
-        step = jax.files(lambda x, weight: (jnp.tanh(linear(x, weight)), None))
+        step = jax.checkpoint(lambda x, weight: (jnp.tanh(linear(x, weight)), None))
         return (jax.lax.scan(step, x, weights)[0] ** 2).sum()
 
     gradient = jax.jit(jax.grad(loss))
@@ -191,7 +192,7 @@ def gradients(rows):
         forward, batch = experiment.forward(loaded.hoisted), next(loaded.train_batches(0))
 
         def loss(soft, frozen):
-            scores = forward({**experiment.init_trainable(), "prompt": {"soft": soft}}, frozen, batch)
+            scores = forward(Conditioning(soft=soft), {}, frozen, batch)
             return scores.loss / scores.count
 
         gradient, frozen = jax.jit(jax.grad(loss)), forward.frozen()

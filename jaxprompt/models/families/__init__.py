@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxprompt.errors import InputError
 from jaxprompt.models.families.bart import BART, MBART
-from jaxprompt.models.families.base import Family, Weight
+from jaxprompt.models.families.base import Family, Weight, shown
 from jaxprompt.models.families.bert import BERT, ELECTRA
 from jaxprompt.models.families.gemma import GEMMA, GEMMA2, GEMMA3
 from jaxprompt.models.families.gpt2 import GPT2, GPT_NEO, GPTJ
@@ -32,7 +32,9 @@ def family_of(model_type: Any) -> Family:
     """Returns the family of a config's `model_type`; raises InputError listing the supported ones."""
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
-        raise InputError(f"config.json: model_type {model_type!r} is not supported (supported: {', '.join(FAMILIES)})")
+        raise InputError(
+            f"config.json: model_type {shown(model_type)} is not supported (supported: {', '.join(FAMILIES)})"
+        )
     return family
 
 

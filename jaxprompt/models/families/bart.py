@@ -12,6 +12,7 @@ from jaxprompt.models.families.base import (
     Weight,
     activation,
     head_kind,
+    layer_count,
     refuse,
     setting,
     split_heads,
@@ -25,7 +26,7 @@ _OFFSET = 2
 
 
 def _translate(config: Mapping[str, Any], names: Set[str], multilingual: bool) -> Seq2SeqConfig:
-    refuse(config, is_decoder=False, is_encoder_decoder=True)
+    refuse(config, is_decoder=False, is_encoder_decoder=True, is_causal=True)
     hidden_size = setting(config, "d_model", "hidden_size", default=1024)
 
     def block(side: str, cross: bool) -> BlockConfig:
@@ -35,7 +36,7 @@ def _translate(config: Mapping[str, Any], names: Set[str], multilingual: bool) -
         head_dim = split_heads(hidden_size, num_heads)
         return BlockConfig(
             hidden_size=hidden_size,
-            num_layers=setting(config, f"{side}_layers", *layers, default=12),
+            num_layers=layer_count(config, f"{side}_layers", *layers, default=12),
             num_heads=num_heads,
             num_kv_heads=num_heads,
             head_dim=head_dim,

@@ -1,11 +1,23 @@
 """What a Hugging Face family is: a translation of its config, and one table of its weights."""
 
 import dataclasses
+import reprlib
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.models.layers import ACTIVATIONS
+
+# No size is larger, so that all can be counted in 32 bits; no model is deeper.
+_MOST = 2**31 - 1
+_MOST_LAYERS = 10_000
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100
+
+
+def shown(value: Any) -> str:
+    """Returns the repr of what config.json holds, cut where it is long."""
+    return _SHORT.repr(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +94,13 @@ def weight_and_bias(name: str, path: str, **options: Any) -> tuple[Weight, Weigh
     return Weight(f"{name}.weight", f"{path}/weight", **options), Weight(f"{name}.bias", f"{path}/bias", **plain)
 
 
-def setting(config: Mapping[str, Any], *names: str, default: Any, kind: type | tuple[type, ...] = int) -> Any:
+def setting(
+    config: Mapping[str, Any], *names: str, default: Any, kind: type | tuple[type, ...] = int, most: int = _MOST
+) -> Any:
     """Returns the first of `names` that config.json holds and that is not null, else `default`.
 
     Raises:
-      InputError: it is not of `kind`, or is an int below 1.
+      InputError: it is not of `kind`, is an int below 1 or above `most`, or a float that is not finite in float32.
     """
     for name in names:
         value = config.get(name)
@@ -97,9 +111,12 @@ def setting(config: Mapping[str, Any], *names: str, default: Any, kind: type | t
             wanted = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}.get(
                 kind, "an object"
             )
-            raise InputError(f"config.json: {name!r} is {value!r}, expected {wanted}")
-        if kind is int and value < 1:
-            raise InputError(f"config.json: {name!r} is {value!r}, expected a positive integer")
+            raise InputError(f"config.json: {name!r} is {shown(value)}, expected {wanted}")
+        if kind is int and not 1 <= value <= most:
+            raise InputError(f"config.json: {name!r} is {shown(value)}, expected a positive integer up to {most}")
+        # Of an int, too, that no float can hold.
+        if kind is float and not abs(value) < 1e38:
+            raise InputError(f"config.json: {name!r} is {shown(value)}, expected a finite float32 number")
         return value
     return default
 
@@ -107,6 +124,19 @@ def setting(config: Mapping[str, Any], *names: str, default: Any, kind: type | t
 def optional(config: Mapping[str, Any], name: str, default: Any, kind: type | tuple[type, ...] = int) -> Any:
     """As `setting`, for a name whose null means that there is none, not the default."""
     return None if name in config and config[name] is None else setting(config, name, default=default, kind=kind)
+
+
+def layer_count(config: Mapping[str, Any], *names: str, default: int) -> int:
+    """As `setting`, for a number of layers: of what a family says per layer there is a list."""
+    return setting(config, *names, default=default, most=_MOST_LAYERS)
+
+
+def norm_epsilon(config: Mapping[str, Any], name: str, default: float) -> float:
+    """As `setting`, for what a norm adds to a variance; raises InputError if it is negative."""
+    value = float(setting(config, name, default=default, kind=float))
+    if value < 0:
+        raise InputError(f"config.json: {name!r} is {value!r}, expected a number from 0 up (usually {default})")
+    return value
 
 
 def activation(config: Mapping[str, Any], name: str, default: str) -> str:
@@ -117,22 +147,31 @@ def activation(config: Mapping[str, Any], name: str, default: str) -> str:
 def named_activation(value: str, name: str) -> str:
     """Returns `value`, the activation of the setting `name`; raises InputError if it is not implemented."""
     if value not in ACTIVATIONS:
-        raise InputError(f"config.json: {name} {value!r} is not implemented{did_you_mean(value, ACTIVATIONS)}")
+        raise InputError(
+            f"config.json: {name} {shown(value)} is not implemented{did_you_mean(value[:100], ACTIVATIONS)}"
+        )
     return value
 
 
 def refuse(config: Mapping[str, Any], **only: Any) -> None:
     """Raises InputError if a feature is set to anything but the one value implemented here (or is not null)."""
-    for name, value in {**only, "quantization_config": None}.items():
+    if config.get("quantization_config") is not None:
+        what = shown(config["quantization_config"])
+        raise InputError(
+            f"config.json: quantization_config={what} is not implemented: use the model's unquantised files, with "
+            "quantize set to int8 or int4 if they do not fit"
+        )
+    # Heads that were cut out one by one leave layers of different shapes.
+    for name, value in {**only, "pruned_heads": {}}.items():
         if config.get(name) is not None and config[name] != value:
-            raise InputError(f"config.json: {name}={config[name]!r} is not implemented (implemented: {value!r})")
+            raise InputError(f"config.json: {name}={shown(config[name])} is not implemented (implemented: {value!r})")
 
 
 def token_id(config: Mapping[str, Any], name: str, default: int) -> int:
     """Returns a token id that config.json holds; raises InputError if it is no whole number from 0 up."""
     value = default if config.get(name) is None else config[name]
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InputError(f"config.json: {name!r} is {value!r}, expected a token id")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
+        raise InputError(f"config.json: {name!r} is {shown(value)}, expected a token id")
     return value
 
 

@@ -3,8 +3,19 @@
 from collections.abc import Mapping, Set
 from typing import Any
 
+from jaxprompt.errors import InputError
 from jaxprompt.models.encoder import EncoderConfig, post_norm_layers
-from jaxprompt.models.families.base import Family, Weight, activation, refuse, setting, split_heads, weight_and_bias
+from jaxprompt.models.families.base import (
+    Family,
+    Weight,
+    activation,
+    layer_count,
+    norm_epsilon,
+    refuse,
+    setting,
+    split_heads,
+    weight_and_bias,
+)
 
 
 def bert_fields(config: Mapping[str, Any], positions_skipped: int = 0) -> dict[str, Any]:
@@ -17,17 +28,24 @@ def bert_fields(config: Mapping[str, Any], positions_skipped: int = 0) -> dict[s
     hidden_size = setting(config, "hidden_size", default=768)
     num_heads = setting(config, "num_attention_heads", default=12)
     split_heads(hidden_size, num_heads)
+    max_positions = setting(config, "max_position_embeddings", default=512)
+    if max_positions <= positions_skipped:
+        raise InputError(
+            f"config.json: 'max_position_embeddings' is {max_positions}, expected more than the {positions_skipped} "
+            "positions of padding"
+        )
     return {
         **post_norm_layers(
             hidden_size,
-            setting(config, "num_hidden_layers", default=12),
+            layer_count(config, "num_hidden_layers", default=12),
             num_heads,
             setting(config, "intermediate_size", default=3072),
             activation(config, "hidden_act", "gelu"),
-            setting(config, "layer_norm_eps", default=1e-12, kind=float),
+            norm_epsilon(config, "layer_norm_eps", 1e-12),
         ),
         "vocab_size": setting(config, "vocab_size", default=30522),
-        "max_positions": setting(config, "max_position_embeddings", default=512) - positions_skipped,
+        "max_positions": max_positions - positions_skipped,
+        "skipped_positions": positions_skipped,
         "num_types": setting(config, "type_vocab_size", default=2),
     }
 

@@ -6,7 +6,7 @@ from typing import Any
 from jaxprompt.errors import InputError
 from jaxprompt.models.decoder import DecoderConfig
 from jaxprompt.models.families.base import optional, refuse, setting
-from jaxprompt.models.families.llama import llama_family, llama_fields, window_fields, without_rope
+from jaxprompt.models.families.llama import llama_family, llama_fields, of_whole_heads, window_fields, without_rope
 from jaxprompt.models.rotary import rotary_from
 
 _SANDWICH = (
@@ -40,6 +40,13 @@ def _gemma(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
     )
 
 
+def _cap(config: Mapping[str, Any], name: str, default: float | None) -> float | None:
+    cap = optional(config, name, default, float)
+    if cap is not None and not cap > 0:
+        raise InputError(f"config.json: {name!r} is {cap!r}, expected a positive number, or null for none")
+    return None if cap is None else float(cap)
+
+
 def _gemma23(config: Mapping[str, Any], names: Set[str], caps: tuple[float | None, float | None], **defaults: Any):
     """The fields that Gemma 2 and 3 have in common; `caps` are the usual ones of attention and vocabulary logits."""
     sizes = {"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8}
@@ -50,8 +57,8 @@ def _gemma23(config: Mapping[str, Any], names: Set[str], caps: tuple[float | Non
     return fields | {
         "residual": "sandwich",
         "attention_scale": scalar**-0.5,
-        "attention_softcap": optional(config, "attn_logit_softcapping", caps[0], float),
-        "logit_softcap": optional(config, "final_logit_softcapping", caps[1], float),
+        "attention_softcap": _cap(config, "attn_logit_softcapping", caps[0]),
+        "logit_softcap": _cap(config, "final_logit_softcapping", caps[1]),
     }
 
 
@@ -83,8 +90,8 @@ def _gemma3(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
     }
     fields |= {
         "qk_norm": "head",
-        "rotary": rotary_from(everywhere, head_dim, positions),
-        "local_rotary": rotary_from(near, head_dim, positions),
+        "rotary": rotary_from(of_whole_heads(config, everywhere), head_dim, positions),
+        "local_rotary": rotary_from(of_whole_heads(config, near), head_dim, positions),
     }
     return DecoderConfig(**fields, **windows)
 

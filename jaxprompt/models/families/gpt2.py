@@ -11,8 +11,12 @@ from jaxprompt.models.families.base import (
     Weight,
     activation,
     head_kind,
+    layer_count,
+    norm_epsilon,
+    optional,
     refuse,
     setting,
+    shown,
     split_heads,
     weight_and_bias,
 )
@@ -21,6 +25,7 @@ from jaxprompt.models.rotary import rotary_from
 
 def _fields(config: Mapping[str, Any], names: Set[str], head_tied: bool, **defaults: int) -> dict[str, Any]:
     """What the three have in common; `defaults` by GPT-2's names, where they are not GPT-2's."""
+    refuse(config, is_causal=True)
     usual = {"vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, **defaults}
     hidden_size = setting(config, "n_embd", "hidden_size", default=usual["n_embd"])
     num_heads = setting(config, "n_head", "num_heads", "num_attention_heads", default=usual["n_head"])
@@ -28,14 +33,14 @@ def _fields(config: Mapping[str, Any], names: Set[str], head_tied: bool, **defau
     return {
         "vocab_size": setting(config, "vocab_size", default=usual["vocab_size"]),
         "hidden_size": hidden_size,
-        "num_layers": setting(config, "n_layer", "num_layers", "num_hidden_layers", default=usual["n_layer"]),
+        "num_layers": layer_count(config, "n_layer", "num_layers", "num_hidden_layers", default=usual["n_layer"]),
         "num_heads": num_heads,
         "num_kv_heads": num_heads,
         "head_dim": head_dim,
         "mlp_size": setting(config, "n_inner", "intermediate_size", default=4 * hidden_size),
         "max_positions": setting(config, "n_positions", "max_position_embeddings", default=usual["n_positions"]),
         "norm": "layer",
-        "norm_epsilon": setting(config, "layer_norm_epsilon", default=1e-5, kind=float),
+        "norm_epsilon": norm_epsilon(config, "layer_norm_epsilon", 1e-5),
         "activation": activation(config, "activation_function", "gelu_new"),
         "gated_mlp": False,
         "rotary": None,
@@ -55,17 +60,20 @@ def _gpt2(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
 
 
 def _gpt_neo(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
-    refuse(config)
     fields = _fields(config, names, head_tied=True, n_embd=2048, n_layer=24, n_head=16, n_positions=2048)
     layers = fields["num_layers"]
     types = setting(config, "attention_types", default=[[["global", "local"], 12]], kind=list)
     try:
-        given = [kind for group, times in types for _ in range(times) for kind in group]
+        # No more than a few too many, however often config.json repeats them.
+        given = [kind for group, times in types for _ in range(min(times, layers + 1)) for kind in group]
     except (TypeError, ValueError):
-        raise InputError(f"config.json: attention_types is {types!r}, expected [[[KIND, ...], TIMES], ...]") from None
+        wanted = "expected [[[KIND, ...], TIMES], ...]"
+        raise InputError(f"config.json: attention_types is {shown(types)}, {wanted}") from None
     kinds = setting(config, "attention_layers", default=None, kind=list) or given
     if len(kinds) != layers or any(kind not in ("global", "local") for kind in kinds):
-        raise InputError(f"config.json: attention_types gives {kinds!r} for {layers} layers, expected global or local")
+        raise InputError(
+            f"config.json: attention_types gives {shown(kinds)} for {layers} layers, expected global or local for each"
+        )
     fields |= {"qkv_bias": False, "out_bias": True, "attention_scale": 1.0}
     if "local" in kinds:
         window = setting(config, "window_size", default=256)
@@ -74,10 +82,14 @@ def _gpt_neo(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
 
 
 def _gptj(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
-    refuse(config)
     sizes = {"vocab_size": 50400, "n_embd": 4096, "n_layer": 28, "n_head": 16, "n_positions": 2048}
     fields = _fields(config, names, head_tied=False, **sizes)
-    rotated = setting(config, "rotary_dim", default=64)
+    # Null is not the default, and no model's: the frequencies would be those of the hidden size.
+    rotated = optional(config, "rotary_dim", 64)
+    if rotated is None:
+        raise InputError(
+            "config.json: 'rotary_dim' is null, expected how many elements of a head are rotated (usually 64)"
+        )
     rotary = rotary_from({"partial_rotary_factor": rotated / fields["head_dim"]}, fields["head_dim"], 1)
     return DecoderConfig(
         **fields

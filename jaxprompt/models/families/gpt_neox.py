@@ -9,6 +9,8 @@ from jaxprompt.models.families.base import (
     Weight,
     activation,
     head_kind,
+    layer_count,
+    norm_epsilon,
     refuse,
     setting,
     split_heads,
@@ -18,7 +20,7 @@ from jaxprompt.models.rotary import rotary_from
 
 
 def _translate(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
-    refuse(config)
+    refuse(config, is_causal=True)
     hidden_size = setting(config, "hidden_size", default=6144)
     num_heads = setting(config, "num_attention_heads", default=64)
     head_dim = split_heads(hidden_size, num_heads)
@@ -32,14 +34,14 @@ def _translate(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
     return DecoderConfig(
         vocab_size=setting(config, "vocab_size", default=50432),
         hidden_size=hidden_size,
-        num_layers=setting(config, "num_hidden_layers", default=44),
+        num_layers=layer_count(config, "num_hidden_layers", default=44),
         num_heads=num_heads,
         num_kv_heads=num_heads,
         head_dim=head_dim,
         mlp_size=setting(config, "intermediate_size", default=24576),
         max_positions=max_positions,
         norm="layer",
-        norm_epsilon=setting(config, "layer_norm_eps", default=1e-5, kind=float),
+        norm_epsilon=norm_epsilon(config, "layer_norm_eps", 1e-5),
         activation=activation(config, "hidden_act", "gelu"),
         gated_mlp=False,
         rotary=rotary_from(rope, head_dim, max_positions),

@@ -14,9 +14,12 @@ from jaxprompt.models.families.base import (
     Weight,
     activation,
     head_kind,
+    layer_count,
+    norm_epsilon,
     optional,
     refuse,
     setting,
+    shown,
     split_heads,
     weight_and_bias,
 )
@@ -37,8 +40,24 @@ def rope_parameters(config: Mapping[str, Any], theta: float = 10000.0) -> dict[s
     nested = next((name for name, value in scaling.items() if isinstance(value, dict)), None)
     if nested is not None:
         kind = config.get("model_type")
-        raise InputError(f"config.json: rope_parameters of its own for {nested!r} is not implemented for {kind!r}")
-    return {"rope_theta": setting(config, "rope_theta", default=theta, kind=float), **scaling}
+        raise InputError(f"config.json: rope_parameters of its own for {shown(nested)} is not implemented for {kind!r}")
+    rope = {"rope_theta": setting(config, "rope_theta", default=theta, kind=float), **scaling}
+    original = setting(config, "original_max_position_embeddings", default=None)
+    if original is not None and rope.get("rope_type", rope.get("type")) in ("llama3", "longrope", "yarn"):
+        # As in transformers, the length beside the rotary settings counts, not one within.
+        rope["original_max_position_embeddings"] = original
+    return rope
+
+
+def of_whole_heads(config: Mapping[str, Any], rope: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns rotary settings without `partial_rotary_factor`: of these families, transformers rotates whole heads,
+    whatever the default kind's settings say. Raises InputError for another kind's."""
+    part = rope.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if part not in (None, 1.0) and rope.get("rope_type", rope.get("type", "default")) != "default":
+        raise InputError(
+            f"config.json: partial_rotary_factor={shown(part)} is not implemented for a scaled rotary embedding"
+        )
+    return {key: value for key, value in rope.items() if key != "partial_rotary_factor"}
 
 
 def llama_fields(config: Mapping[str, Any], names: Set[str], **defaults: Any) -> dict[str, Any]:
@@ -48,6 +67,7 @@ def llama_fields(config: Mapping[str, Any], names: Set[str], **defaults: Any) ->
       names: of the stored weights.
       defaults: of settings that config.json may lack, where they are not Llama's.
     """
+    refuse(config, is_causal=True)
     defaults = {
         "vocab_size": 32000,
         "hidden_size": 4096,
@@ -63,8 +83,8 @@ def llama_fields(config: Mapping[str, Any], names: Set[str], **defaults: Any) ->
         **defaults,
     }
 
-    def number(name: str, kind: type = int) -> Any:
-        return setting(config, name, default=defaults[name], kind=kind)
+    def number(name: str) -> Any:
+        return setting(config, name, default=defaults[name])
 
     hidden_size, num_heads = number("hidden_size"), number("num_attention_heads")
     num_kv_heads = number("num_key_value_heads") or num_heads
@@ -72,25 +92,19 @@ def llama_fields(config: Mapping[str, Any], names: Set[str], **defaults: Any) ->
         raise InputError(f"config.json: {num_heads} attention heads are not a multiple of {num_kv_heads} kv heads")
     head_dim = number("head_dim") or split_heads(hidden_size, num_heads)
     max_positions = number("max_position_embeddings")
-    rope = rope_parameters(config)
-    # Of these families, transformers rotates whole heads, whatever the default kind's settings say.
-    part = rope.pop("partial_rotary_factor", None)
-    if part not in (None, 1.0) and rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise InputError(
-            f"config.json: partial_rotary_factor={part!r} is not implemented for a scaled rotary embedding"
-        )
+    rope = of_whole_heads(config, rope_parameters(config))
     attention_bias = setting(config, "attention_bias", default=False, kind=bool)
     return {
         "vocab_size": number("vocab_size"),
         "hidden_size": hidden_size,
-        "num_layers": number("num_hidden_layers"),
+        "num_layers": layer_count(config, "num_hidden_layers", default=defaults["num_hidden_layers"]),
         "num_heads": num_heads,
         "num_kv_heads": num_kv_heads,
         "head_dim": head_dim,
         "mlp_size": number("intermediate_size"),
         "max_positions": original_positions(rope, max_positions),
         "norm": "rms",
-        "norm_epsilon": number("rms_norm_eps", float),
+        "norm_epsilon": norm_epsilon(config, "rms_norm_eps", defaults["rms_norm_eps"]),
         "activation": activation(config, *defaults["activation"]),
         "gated_mlp": True,
         "rotary": rotary_from(rope, head_dim, max_positions),
@@ -114,7 +128,11 @@ def window_fields(config: Mapping[str, Any], num_layers: int, window: int | None
         known = ("full_attention", "sliding_attention")
         unknown = next((kind for kind in kinds if kind not in known), None)
         if unknown is not None or len(kinds) != num_layers:
-            what = f"holds {unknown!r}" if unknown is not None else f"has {len(kinds)} entries for {num_layers} layers"
+            what = (
+                f"holds {shown(unknown)}"
+                if unknown is not None
+                else f"has {len(kinds)} entries for {num_layers} layers"
+            )
             raise InputError(f"config.json: layer_types {what} (implemented: one of {', '.join(known)} per layer)")
         local = [kind == "sliding_attention" for kind in kinds]
     if window is None or not any(local):
@@ -154,12 +172,10 @@ def llama_family(name: str, translate: Any, *norms: tuple[str, str]) -> Family:
 
 def _llama(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
     # pretraining_tp is not refused: it splits the same matmuls.
-    refuse(config)
     return DecoderConfig(**llama_fields(config, names))
 
 
 def _mistral(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
-    refuse(config)
     fields = llama_fields(
         config, names, num_key_value_heads=8, intermediate_size=14336, max_position_embeddings=4096 * 32
     )
@@ -169,8 +185,6 @@ def _mistral(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
 
 
 def _granite(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
-    refuse(config)
-
     def factor(name: str) -> float:
         value = float(setting(config, name, default=1.0, kind=float))
         if not value > 0:

@@ -9,6 +9,7 @@ from jaxprompt.models.families.base import (
     Weight,
     activation,
     head_kind,
+    layer_count,
     refuse,
     setting,
     split_heads,
@@ -20,7 +21,7 @@ _OFFSET = 2
 
 
 def _translate(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
-    refuse(config)
+    refuse(config, is_causal=True)
     hidden_size = setting(config, "hidden_size", default=768)
     num_heads = setting(config, "num_attention_heads", default=12)
     embed_size = setting(config, "word_embed_proj_dim", default=hidden_size)
@@ -32,7 +33,7 @@ def _translate(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
         vocab_size=setting(config, "vocab_size", default=50272),
         hidden_size=hidden_size,
         embed_size=None if embed_size == hidden_size else embed_size,
-        num_layers=setting(config, "num_hidden_layers", default=12),
+        num_layers=layer_count(config, "num_hidden_layers", default=12),
         num_heads=num_heads,
         num_kv_heads=num_heads,
         head_dim=head_dim,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from jaxprompt.models.decoder import DecoderConfig
-from jaxprompt.models.families.base import optional, refuse, setting
+from jaxprompt.models.families.base import optional, setting
 from jaxprompt.models.families.llama import llama_family, llama_fields, window_fields
 
 
@@ -19,14 +19,12 @@ def _windows(config: Mapping[str, Any], num_layers: int) -> dict[str, Any]:
 
 
 def _qwen2(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
-    refuse(config)
     fields = llama_fields(config, names, vocab_size=151936, intermediate_size=22016, max_position_embeddings=32768)
     fields |= {"qkv_bias": True, "out_bias": False, "mlp_bias": False, **_windows(config, fields["num_layers"])}
     return DecoderConfig(**fields)
 
 
 def _qwen3(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
-    refuse(config)
     fields = llama_fields(
         config, names, vocab_size=151936, intermediate_size=22016, max_position_embeddings=32768, head_dim=128
     )

@@ -5,7 +5,17 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from jaxprompt.models.encoder import EncoderConfig, post_norm_layers
-from jaxprompt.models.families.base import Family, Weight, activation, refuse, setting, split_heads, weight_and_bias
+from jaxprompt.models.families.base import (
+    Family,
+    Weight,
+    activation,
+    layer_count,
+    refuse,
+    setting,
+    split_heads,
+    token_id,
+    weight_and_bias,
+)
 from jaxprompt.models.families.bert import (
     IGNORED,
     LAYER_WEIGHTS,
@@ -16,14 +26,12 @@ from jaxprompt.models.families.bert import (
     masked_head,
 )
 
-# The position table's first rows stand for padding: positions start behind the padding id, which is 1 everywhere.
-_OFFSET = 2
-
 
 def _roberta(config: Mapping[str, Any], names: Set[str]) -> EncoderConfig:
-    refuse(config, pad_token_id=1)
+    # The position table's first rows stand for padding: positions start behind the padding id.
+    skipped = token_id(config, "pad_token_id", 1) + 1
     vocab_size = 50265 if config.get("model_type", "roberta") == "roberta" else 30522
-    fields = bert_fields({"vocab_size": vocab_size, **config}, _OFFSET)
+    fields = bert_fields({"vocab_size": vocab_size, **config}, skipped)
     head = masked_head(config, "lm_head.dense.weight" in names)
     return EncoderConfig(**fields, pooler="pooler.dense.weight" in names, head=head, head_activation="gelu")
 
@@ -38,7 +46,7 @@ def _distilbert(config: Mapping[str, Any], names: Set[str]) -> EncoderConfig:
     return EncoderConfig(
         **post_norm_layers(
             hidden_size,
-            setting(config, "n_layers", "num_hidden_layers", default=6),
+            layer_count(config, "n_layers", "num_hidden_layers", default=6),
             num_heads,
             setting(config, "hidden_dim", default=3072),
             activation(config, "activation", "gelu"),
@@ -54,7 +62,7 @@ def _distilbert(config: Mapping[str, Any], names: Set[str]) -> EncoderConfig:
 
 def _roberta_weights(config: EncoderConfig) -> tuple[Weight, ...]:
     return (
-        *embedding_weights((_OFFSET, config.max_positions + _OFFSET)),
+        *embedding_weights((config.skipped_positions, config.max_positions + config.skipped_positions)),
         *LAYER_WEIGHTS,
         *weight_and_bias("pooler.dense", "pooler"),
         *weight_and_bias("lm_head.dense", "head/transform"),

@@ -5,7 +5,18 @@ from typing import Any
 
 from jaxprompt.errors import InputError
 from jaxprompt.models.block import BlockConfig
-from jaxprompt.models.families.base import SHARED_COPIES, Family, Weight, named_activation, refuse, setting, token_id
+from jaxprompt.models.families.base import (
+    SHARED_COPIES,
+    Family,
+    Weight,
+    layer_count,
+    named_activation,
+    norm_epsilon,
+    refuse,
+    setting,
+    shown,
+    token_id,
+)
 from jaxprompt.models.relative import RelativePositions
 from jaxprompt.models.seq2seq import Seq2SeqConfig
 
@@ -14,17 +25,17 @@ MAX_POSITIONS = 2**20
 
 
 def _translate(config: Mapping[str, Any], names: Set[str], defaults: Mapping[str, Any], scaled: bool) -> Seq2SeqConfig:
-    refuse(config, is_decoder=False, is_encoder_decoder=True)
+    refuse(config, is_decoder=False, is_encoder_decoder=True, is_causal=True)
     if "decoder.final_layer_norm.weight" not in names and names:
         raise InputError("the checkpoint holds T5's encoder alone: load one with encoder and decoder")
-    layers = setting(config, "num_layers", "num_hidden_layers", default=defaults.get("num_layers", 6))
+    layers = layer_count(config, "num_layers", "num_hidden_layers", default=defaults.get("num_layers", 6))
     num_heads = setting(config, "num_heads", "num_attention_heads", default=defaults.get("num_heads", 8))
     config = {**defaults, **config}
     projection = setting(config, "feed_forward_proj", default="relu", kind=str)
     gate, _, act = projection.rpartition("-")
     act = setting(config, "dense_act_fn", default="gelu_new" if projection == "gated-gelu" else act, kind=str)
     if gate not in ("", "gated"):
-        raise InputError(f"config.json: feed_forward_proj {projection!r} is not ACTIVATION or gated-ACTIVATION")
+        raise InputError(f"config.json: feed_forward_proj {shown(projection)} is not ACTIVATION or gated-ACTIVATION")
     block = {
         "hidden_size": setting(config, "d_model", "hidden_size", default=512),
         "num_heads": num_heads,
@@ -32,7 +43,7 @@ def _translate(config: Mapping[str, Any], names: Set[str], defaults: Mapping[str
         "head_dim": setting(config, "d_kv", "head_dim", default=64),
         "mlp_size": setting(config, "d_ff", default=2048),
         "norm": "rms",
-        "norm_epsilon": setting(config, "layer_norm_epsilon", default=1e-6, kind=float),
+        "norm_epsilon": norm_epsilon(config, "layer_norm_epsilon", 1e-6),
         "activation": named_activation(act, "feed_forward_proj"),
         "gated_mlp": setting(config, "is_gated_act", default=gate == "gated", kind=bool),
         "attention_scale": 1.0,
@@ -42,13 +53,10 @@ def _translate(config: Mapping[str, Any], names: Set[str], defaults: Mapping[str
     }
     return Seq2SeqConfig(
         encoder=BlockConfig(**block, num_layers=layers),
-        decoder=BlockConfig(**block, num_layers=setting(config, "num_decoder_layers", default=layers), cross=True),
+        decoder=BlockConfig(**block, num_layers=layer_count(config, "num_decoder_layers", default=layers), cross=True),
         vocab_size=setting(config, "vocab_size", default=32128),
         max_positions=MAX_POSITIONS,
-        relative=RelativePositions(
-            setting(config, "relative_attention_num_buckets", default=32),
-            setting(config, "relative_attention_max_distance", default=128),
-        ),
+        relative=_relative(config),
         embed_norm=False,
         final_norm=True,
         start_id=token_id(config, "decoder_start_token_id", 0),
@@ -56,6 +64,18 @@ def _translate(config: Mapping[str, Any], names: Set[str], defaults: Mapping[str
         head="own" if "lm_head.weight" in names else "tied",
         logit_scale=block["hidden_size"] ** -0.5 if scaled else 1.0,
     )
+
+
+def _relative(config: Mapping[str, Any]) -> RelativePositions:
+    buckets = setting(config, "relative_attention_num_buckets", default=32)
+    distance = setting(config, "relative_attention_max_distance", default=128, most=MAX_POSITIONS)
+    # Half of the buckets, and in the encoder half of each side's, are of one distance each; the others reach further.
+    if buckets < 4 or distance <= buckets // 2:
+        raise InputError(
+            f"config.json: relative_attention_num_buckets={buckets} and relative_attention_max_distance={distance}: "
+            "expected at least 4 buckets, and a distance of more than half as many"
+        )
+    return RelativePositions(buckets, distance)
 
 
 def _t5(config: Mapping[str, Any], names: Set[str]) -> Seq2SeqConfig:

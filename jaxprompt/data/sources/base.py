@@ -1,0 +1,82 @@
+"""What a source of rows is."""
+
+import contextlib
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jaxprompt.errors import InputError
+from jaxprompt.text.values import plain
+
+Row = dict[str, Any]
+
+
+class Source:
+    """Rows by number.
+
+    Attributes:
+      name: what errors call it.
+      label_names: the names of the classes in the order of their numbers; None where the source does not know them.
+    """
+
+    name: str
+    label_names: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, number: int) -> Row:
+        """Returns a row, the first of which has the number 0. Raises IndexError behind the last."""
+        raise NotImplementedError
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that tell the rows from others."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def naming(self) -> Iterator[None]:
+        """Puts the source's name before an InputError of what is done inside with its rows."""
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f"{self.name}: {error}") from None
+
+
+class ListSource(Source):
+    """A source that is read whole when it is opened."""
+
+    def __init__(self, name: str, rows: list[Row]):
+        self.name = name
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: int) -> Row:
+        return self._rows[number]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._rows)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        try:
+            text = json.dumps(self._rows, sort_keys=True, default=_plain_or_text)
+        except (RecursionError, ValueError):
+            raise InputError(f"{self.name}: a value nests too deeply, or holds itself (give flat rows)") from None
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def repeated(names: Sequence[str]) -> str:
+    """Returns the first name that was there before. Raises StopIteration without one."""
+    seen: set[str] = set()
+    return next(name for name in names if name in seen or seen.add(name))
+
+
+def _plain_or_text(value: Any) -> Any:
+    """What stands in a fingerprint for a value that JSON has no form of."""
+    found = plain(value)
+    return str(value) if found is value else found
