@@ -19,7 +19,7 @@ from jaxprompt.inference.decode import Search, decode
 from jaxprompt.prompts import Prompt
 from jaxprompt.text.layout import split_sides
 from jaxprompt.text.templates import parse_template
-from jaxprompt.text.tokens import text_tokenizer
+from jaxprompt.text.tokens import check_ids, text_tokenizer
 from jaxprompt.types import Inputs, Prefix, prefix_length
 
 # Contexts are padded to a multiple of this, so that texts of similar length share one compiled program.
@@ -110,6 +110,10 @@ def generate(
         return []
 
     hoisted, contexts, sources = _contexts(backbone, texts, prompt)
+    if prompt is not None and prompt.info.get("template"):
+        # It may have learned to end with another token than the tokenizer's.
+        ends = context_encoder(backbone, prompt).layout.target_tail[:1]
+        search = dataclasses.replace(search, eos=tuple(dict.fromkeys([*search.eos, *ends])))
     if sources is not None:
         search, contexts = _forced_first(backbone, prompt, search, contexts)
     start = prefix_length(prefix) + len(hoisted)
@@ -270,13 +274,7 @@ def _ids(backbone, text: str, number: int) -> list[int]:
     ids = backbone.tokenizer(text)["input_ids"]
     if not ids:
         raise InputError(f"text {number}: an empty text has no token to continue: give at least one character")
-    if max(ids) >= backbone.vocab_size:
-        token = backbone.tokenizer.convert_ids_to_tokens(max(ids))
-        raise InputError(
-            f"text {number}: token {token!r} has the id {max(ids)}, but the model has {backbone.vocab_size} embeddings "
-            "(use the model's own tokenizer)"
-        )
-    return ids
+    return check_ids(ids, backbone.tokenizer, backbone.vocab_size, f"text {number}: ")
 
 
 def rows_of(texts: Iterable[str | dict], fields: Sequence[str]) -> list[dict]:

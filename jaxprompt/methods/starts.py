@@ -16,6 +16,8 @@ from jaxprompt.errors import InputError
 from jaxprompt.methods.base import Start
 from jaxprompt.options import Options
 from jaxprompt.prompts import load_prompt
+from jaxprompt.text.tokens import check_ids
+from jaxprompt.text.values import check_unicode
 
 
 class Init(Options):
@@ -94,12 +96,11 @@ def prefix_arrays(
 def _token_ids(init: Init, key: jax.Array, length: int, start: Start):
     """The real tokens whose keys and values a prefix starts from."""
     tokenizer = start.backbone.tokenizer
-    if init.type == "text":
-        return text_ids(length, tokenizer, init.text)
-    if init.type == "labels":
-        if not start.label_texts:
-            raise InputError("method.init.type 'labels' needs label words: set objective.labels")
-        return text_ids(length, tokenizer, ", ".join(start.label_texts))
+    if init.type == "labels" and not start.label_texts:
+        raise InputError("method.init.type 'labels' needs label words: set objective.labels")
+    if init.type in ("text", "labels"):
+        words = init.text if init.type == "text" else ", ".join(start.label_texts)
+        return check_ids(text_ids(length, tokenizer, words).tolist(), tokenizer, start.backbone.vocab_size)
     ids = jnp.asarray(ordinary_ids(tokenizer, start.backbone.vocab_size)[: init.top_k])
     return jax.random.choice(key, ids, (length,), replace=len(ids) < length)
 
@@ -139,7 +140,8 @@ def normal_array(key: jax.Array, shape: tuple[int, ...], scale: float) -> Float[
 
 def ordinary_ids(tokenizer, vocab_size: int) -> np.ndarray:
     """Token ids that stand for text: no special tokens, no unused slots, in the tokenizer's order (frequent first)."""
-    special = set(tokenizer.all_special_ids)
+    added = tokenizer.added_tokens_decoder.items()
+    special = {*tokenizer.all_special_ids, *(token_id for token_id, token in added if token.special)}
     tokens = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), vocab_size))))
     unused = re.compile(r"^(\[unused\d+\]|<unused\d+>|<extra_id_\d+>|<0x[0-9A-F]{2}>)$")
     return np.array([i for i, t in enumerate(tokens) if t is not None and i not in special and not unused.match(t)])
@@ -154,12 +156,13 @@ def vocab(key: jax.Array, length: int, table, tokenizer, top_k: int) -> Float[Ar
 
 def text(length: int, table, tokenizer, words: str, name: str = "method.init.text") -> Float[Array, "prompt embed"]:
     """Embeddings of the tokens of `words`, repeated or cut to `length` rows."""
-    ids = text_ids(length, tokenizer, words, name)
+    ids = check_ids(text_ids(length, tokenizer, words, name).tolist(), tokenizer, table.shape[0])
     return table[jnp.asarray(ids)].astype(jnp.float32)
 
 
 def text_ids(length: int, tokenizer, words: str, name: str = "method.init.text") -> np.ndarray:
     """Token ids of `words`, repeated or cut to `length`."""
+    check_unicode(words, name)
     ids = tokenizer(words, add_special_tokens=False)["input_ids"]
     if not ids:
         raise InputError(f"{name} {words!r} has no tokens: give a text to start the prompt from")
@@ -170,7 +173,8 @@ def labels(key: jax.Array, length: int, table, tokenizer, names, top_k: int) -> 
     """One row per label word (the mean over its tokens), then sampled vocabulary (Lester et al. 2021, class label)."""
     if not names:
         raise InputError("method.init.type 'labels' needs label words: set objective.labels, or choose 'vocab'")
-    rows = [table[jnp.asarray(text_tokens(tokenizer, name))].astype(jnp.float32).mean(axis=0) for name in names]
+    ids = [check_ids(text_tokens(tokenizer, name), tokenizer, table.shape[0]) for name in names]
+    rows = [table[jnp.asarray(tokens)].astype(jnp.float32).mean(axis=0) for tokens in ids]
     rows = jnp.stack(rows[:length])
     if len(rows) < length:
         rows = jnp.concatenate([rows, vocab(key, length - len(rows), table, tokenizer, top_k)])
@@ -179,4 +183,5 @@ def labels(key: jax.Array, length: int, table, tokenizer, names, top_k: int) -> 
 
 def text_tokens(tokenizer, name: str) -> list[int]:
     """The ids of a label's text, or of its unknown token when nothing else is left of it."""
+    check_unicode(name, f"label {name!r}")
     return tokenizer(name.replace("_", " "), add_special_tokens=False)["input_ids"] or [tokenizer.unk_token_id or 0]

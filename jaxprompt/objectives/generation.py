@@ -48,7 +48,7 @@ class Generation(Objective):
     def candidates(self, answer: Mapping[str, Any], encoder: RowEncoder, number: int | None) -> Sequence[Sequence[int]]:
         if not answer.get("target"):
             raise InputError(f"{where(number)}the target is empty (remove the row or give it a text)")
-        return [encoder.target_ids(answer["target"])]
+        return [encoder.target_ids(answer["target"], number)]
 
     def lay_out(
         self, trunk: list[int], candidates: Sequence[Sequence[int]], encoder: RowEncoder, number: int | None

@@ -16,7 +16,7 @@ from jaxprompt.objectives.base import Objective
 from jaxprompt.ops.losses import gather_positions
 from jaxprompt.text.encode import RowEncoder
 from jaxprompt.text.encoded import Encoded
-from jaxprompt.text.values import where
+from jaxprompt.text.values import shown, where
 from jaxprompt.types import Batch, Inputs
 
 
@@ -37,7 +37,14 @@ class Pooled(Objective):
     how: str | None = None
 
     def bound(self, backbone: Any, encoder: RowEncoder) -> Objective:
-        return dataclasses.replace(self, how=self.how or ("last" if backbone.causal else "mean"))
+        how = self.how or ("last" if backbone.causal else "mean")
+        unseen = encoder.layout.unseen_rows(encoder.vocab_size, how) if backbone.causal else 0
+        if unseen:
+            raise InputError(
+                f"{unseen} soft tokens of template {shown(encoder.template.text)} stand behind all that is pooled "
+                f"(objective.pool {how}), where a causal model cannot see them: move {{soft:N}} before the text"
+            )
+        return dataclasses.replace(self, how=how)
 
     def lay_out(
         self, trunk: list[int], candidates: Sequence[Sequence[int]], encoder: RowEncoder, number: int | None

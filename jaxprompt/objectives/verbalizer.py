@@ -1,6 +1,7 @@
 """Verbalizer: each label is scored by its words at the target, or at the mask (Schick and Schütze 2021, Lester et al. 2021)."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -97,7 +98,7 @@ def word_ids(words: Sequence[Sequence[str]], encoder: RowEncoder) -> tuple[tuple
         if not group:
             raise InputError(f"label {label} has no label words (give at least one)")
         for word in group:
-            ids = tuple(layout.target_ids(tokens, word)) if word.strip() else ()
+            ids = tuple(layout.word_ids(tokens, word)) if word.strip() else ()
             if not ids:
                 raise InputError(f"label {label} has an empty label word {word!r} (remove it)")
             if tokens.tokenizer.unk_token_id in ids:
@@ -110,7 +111,22 @@ def word_ids(words: Sequence[Sequence[str]], encoder: RowEncoder) -> tuple[tuple
                     "label its own words)"
                 )
             seen[ids] = label, word
+    if encoder.template.has_target:
+        _warn_of_prefixes(seen)
     return tuple(seen)
+
+
+def _warn_of_prefixes(words: Mapping[tuple[int, ...], tuple[int, str]]) -> None:
+    """Warns of a label word that begins another label's: its probability is never below the other's."""
+    for ids, (label, word) in words.items():
+        begins = (words[ids[:end]] for end in range(1, len(ids)) if ids[:end] in words)
+        for other, first in begins:
+            if other != label:
+                logging.getLogger("jaxprompt").warning(
+                    f"the tokens of label word {first!r} begin {word!r} of another label, so it is always at least as "
+                    "likely: write {eos} behind {target}, or choose other words"
+                )
+                return
 
 
 def _branched(trunk: list[int], words: Sequence[Sequence[int]], encoder: RowEncoder) -> Encoded:

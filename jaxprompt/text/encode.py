@@ -1,8 +1,10 @@
 """One row of data -> token ids, up to what is scored."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +13,10 @@ from jaxtyping import Int32
 from jaxprompt.errors import InputError
 from jaxprompt.text.encoded import Encoded, constant, counting, int32
 from jaxprompt.text.layout import Layout, Text, make_layout, split_sides
-from jaxprompt.text.templates import Template, ToDecoder
+from jaxprompt.text.templates import Hard, Template, ToDecoder, name_tokens
 from jaxprompt.text.tokens import TextTokenizer, text_tokenizer
-from jaxprompt.text.truncate import shorten
-from jaxprompt.text.values import text_value, where
+from jaxprompt.text.truncate import beginning, shorten
+from jaxprompt.text.values import shown, text_value, where
 
 if TYPE_CHECKING:  # Importing it takes seconds.
     from transformers import PreTrainedTokenizerBase
@@ -41,9 +43,10 @@ class RowEncoder:
 
     Between two soft slots the ids are those of the tokenizer for the plain text; special tokens written in a text are
     ordinary text. The tokenizer's own special tokens go around the text, inside the soft tokens at either end
-    (soft, [CLS], text, [SEP]), unless the template places any special token by hand.
+    (soft, [CLS], text, [SEP]), unless the template places one of them, or any that starts or ends texts, by hand.
 
     Attributes:
+      template: `{<|im_start|>}` and the like are special tokens in it, not columns.
       vocab_size: rows of the model's embedding; soft row i has the id `vocab_size + i`.
       causal: whether the model is a decoder; else it is masked (bidirectional), or an encoder-decoder.
       max_length: the most tokens an example may have, soft tokens included.
@@ -66,17 +69,39 @@ class RowEncoder:
     def __post_init__(self):
         """Raises InputError where template, tokenizer and model do not go together."""
         if ToDecoder() in self.template.pieces and self.start_id is None:
-            raise InputError(f"{{decoder}} in template {self.template.text!r} is for encoder-decoders (remove it)")
-        tokens = text_tokenizer(self.tokenizer)
+            raise InputError(f"{{decoder}} in template {shown(self.template.text)} is for encoder-decoders (remove it)")
+        tokens = text_tokenizer(self.tokenizer, self.vocab_size)
+        template = name_tokens(self.template, tokens.special_names, tokens.names)
+        sides = (template,) if self.start_id is None else split_sides(template)
+        for side in sides:
+            # Before the ids of the rows are written down.
+            if side.soft_length > self.max_length:
+                raise InputError(
+                    f"template {shown(template.text)} has {side.soft_length} soft tokens, and an example "
+                    f"{self.max_length} tokens in all (lower {{soft:N}}, or raise data.max_length if the model has "
+                    "positions for it)"
+                )
+            for piece in side.pieces:
+                if isinstance(piece, Hard) and len(beginning(tokens, piece.text, self.max_length)) < len(piece.text):
+                    raise InputError(
+                        f"template {shown(template.text)} has a text of over {self.max_length} tokens, all that an "
+                        "example may have (shorten it)"
+                    )
         lay_out = functools.partial(make_layout, tokens=tokens, vocab_size=self.vocab_size)
         source_layout = None
         if self.start_id is None:
-            layout = lay_out(self.template, scores_eos=self.scores_eos)
+            layout = lay_out(template, scores_eos=self.scores_eos)
         else:
-            source, decoder = split_sides(self.template)
+            source, decoder = sides
             source_layout = lay_out(source, scores_eos=False)
             layout = lay_out(decoder, scores_eos=self.scores_eos, first_row=source.soft_length, start_id=self.start_id)
-        for name, value in {"tokens": tokens, "layout": layout, "source_layout": source_layout}.items():
+        if self.scores_eos and not layout.target_tail:
+            logging.getLogger("jaxprompt").warning(
+                "no end of sequence is scored, since the tokenizer has none: what is generated ends only at the most "
+                "tokens allowed (write a special token behind {target}, such as {sep})"
+            )
+        derived = {"template": template, "tokens": tokens, "layout": layout, "source_layout": source_layout}
+        for name, value in derived.items():
             object.__setattr__(self, name, value)
 
     def trunk(self, row: Mapping[str, Any], room: int = 0, number: int | None = None) -> Trunk:
@@ -102,9 +127,13 @@ class RowEncoder:
         check_started(trunk.ids, number)
         return trunk
 
-    def target_ids(self, text: str) -> list[int]:
-        """Returns the ids of a target or label word as it stands behind the trunk, and those scored behind it."""
-        return [*self.layout.target_ids(self.tokens, text), *self.layout.target_tail]
+    def target_ids(self, text: str, number: int | None = None) -> list[int]:
+        """Returns the ids of a target as it stands behind the trunk, and those scored behind it.
+
+        Raises InputError for a text that has none, such as half a surrogate pair.
+        """
+        with naming_row(number):
+            return [*self.layout.target_ids(self.tokens, text), *self.layout.target_tail]
 
     @functools.cached_property
     def constant_head(self) -> Int32[np.ndarray, "head"]:
@@ -140,7 +169,9 @@ class RowEncoder:
 
     def _side(self, layout: Layout, row: Mapping[str, Any], limit: int, number: int | None) -> tuple[list[int], bool]:
         """Returns the ids up to the target, at most `limit` of them, and whether fields were cut for that."""
-        texts = [text_value(row, name, number) for name in layout.fields]
+        whole = [text_value(row, name, number) for name in layout.fields]
+        with naming_row(number):
+            texts = [beginning(self.tokens, text, self.max_length) for text in whole]
         trunk = self._assemble(layout, texts, number)
         if len(trunk) <= limit:
             return trunk, False
@@ -167,14 +198,9 @@ class RowEncoder:
             if not isinstance(part, Text):
                 trunk += part
                 continue
-            ids = part.encode(self.tokens, "".join(next(fields) if piece is None else piece for piece in part.pieces))
-            if ids and max(ids) >= self.vocab_size:
-                token = self.tokenizer.convert_ids_to_tokens(max(ids))
-                raise InputError(
-                    f"{where(number)}token {token!r} has the id {max(ids)}, but the model has {self.vocab_size} "
-                    "embeddings (use the model's own tokenizer)"
-                )
-            trunk += ids
+            text = "".join(next(fields) if piece is None else piece for piece in part.pieces)
+            with naming_row(number):
+                trunk += part.encode(self.tokens, text)
         return trunk
 
 
@@ -182,3 +208,12 @@ def check_started(trunk: Sequence[int], number: int | None) -> None:
     """Raises InputError where nothing stands before what is to be written."""
     if not trunk:
         raise InputError(f"{where(number)}nothing stands before {{target}} (put {{bos}}, text or a soft slot there)")
+
+
+@contextlib.contextmanager
+def naming_row(number: int | None) -> Iterator[None]:
+    """Puts the row's number before what is wrong inside."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where(number)}{error}") from None

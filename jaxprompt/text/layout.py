@@ -1,14 +1,29 @@
 """A template made ready for one tokenizer: which ids are fixed, what text is tokenised together."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 from jaxprompt.errors import InputError
-from jaxprompt.text.templates import Field, Hard, Mask, Soft, Special, Target, Template, ToDecoder
+from jaxprompt.text.templates import (
+    ROLES,
+    Field,
+    Hard,
+    Mask,
+    Piece,
+    Soft,
+    Special,
+    Target,
+    Template,
+    ToDecoder,
+)
 from jaxprompt.text.tokens import TextTokenizer
+from jaxprompt.text.values import check_unicode, shown
 
 # Stands in a trunk for the mask tokens, of which a label word needs one per token.
 MASK = -1
+# Unicode's, as tokenizers has it; Python's str.strip takes more.
+_WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,16 +33,17 @@ class Text:
     Attributes:
       pieces: hard text, or None for the next field.
       anew: whether it is tokenised as text by itself; else as a continuation of what stands before it.
-      rstrip: whether the special token behind it swallows the white space before itself.
+      lstrip, rstrip: whether the special token before it, or behind it, swallows the white space beside itself.
     """
 
     pieces: tuple[str | None, ...]
     anew: bool
+    lstrip: bool = False
     rstrip: bool = False
 
     def encode(self, tokens: TextTokenizer, text: str) -> list[int]:
-        if self.rstrip:
-            text = text.rstrip()
+        text = text.lstrip(_WHITE_SPACE) if self.lstrip else text
+        text = text.rstrip(_WHITE_SPACE) if self.rstrip else text
         return tokens.encode(text) if self.anew else tokens.continuation(text)
 
 
@@ -52,8 +68,36 @@ class Layout:
     type_after: int | None
 
     def target_ids(self, tokens: TextTokenizer, text: str) -> list[int]:
-        """Returns the ids of a target or label word, without the tail."""
-        return tokens.encode(text) if self.target_anew else tokens.continuation(self.target_space + text)
+        """Returns the ids of a target or label word, without the tail. Raises InputError as `TextTokenizer.encode`."""
+        text = self.target_space + text
+        return tokens.encode(text) if self.target_anew else tokens.continuation(text)
+
+    def word_ids(self, tokens: TextTokenizer, word: str) -> list[int]:
+        """As `target_ids`, of a label word, whose own leading space is the template's where that has one.
+
+        Raises:
+          InputError: also for a word in the spelling of a vocabulary file, as "Ġgood", "▁good" or "##ing".
+        """
+        check_unicode(word, f"label word {word!r}")
+        marked = re.fullmatch("(Ġ|▁|##)(.+)", word)
+        if marked:
+            mark, rest = marked.groups()
+            # Ġ is a letter of Maltese, to tokenizers that know it as one, and ## may begin a text.
+            letter = "Ġ" in tokens.vocabulary and tokens.tokenizer.decode([tokens.vocabulary["Ġ"]]) == "Ġ"
+            if mark == "▁" or (mark == "Ġ" and not letter) or word in tokens.vocabulary:
+                meant = rest if mark == "##" or self.target_space else f" {rest}"
+                raise InputError(f"label word {word!r} is spelled as in a vocabulary file (write {meant!r})")
+        return self.target_ids(tokens, word.removeprefix(" ") if self.target_space else word)
+
+    def unseen_rows(self, vocab_size: int, pool: str) -> int:
+        """Returns how many rows of the soft prompt stand behind all that a causal model pools, which cannot see them.
+
+        Args:
+          pool: "first", "last" or "mean" of the tokens that are not soft.
+        """
+        text = [at for at, part in enumerate(self.parts) if isinstance(part, Text) or part[0] < vocab_size]
+        behind = self.parts[text[0 if pool == "first" else -1] + 1 :] if text else ()
+        return sum(len(part) for part in behind if not isinstance(part, Text) and part[0] >= vocab_size)
 
     def head(self, tokens: TextTokenizer) -> list[int]:
         """Returns ids that examples may all start with: what stands before the first field, mask or target.
@@ -117,7 +161,8 @@ def make_layout(
       InputError: a special token the tokenizer lacks, or something behind `{target}`.
     """
     pieces, target_space, target_tail = _split_target(template, tokens, scores_eos)
-    by_hand = any(isinstance(piece, Special) for piece in template.pieces)
+    placed = {_piece_id(piece, tokens) for piece in template.pieces if isinstance(piece, Special)}
+    by_hand = bool(placed & tokens.surrounding_ids)
     leading = () if by_hand else tokens.leading
     if start_id is not None:
         leading = (start_id, *leading)
@@ -127,7 +172,9 @@ def make_layout(
     parts: list[tuple[int, ...] | Text] = []
     soft_row = vocab_size + first_row
     fresh = True  # Whether no text stands before this piece since the last soft slot.
-    for at, piece in enumerate(pieces):
+    at = 0
+    while at < len(pieces):
+        piece, end = pieces[at], at + 1
         if at == text_at[0]:
             parts.append(leading)
         if isinstance(piece, Soft):
@@ -135,31 +182,39 @@ def make_layout(
             soft_row += piece.length
             fresh = True
         elif isinstance(piece, Hard | Field):
-            part = (piece.text,) if isinstance(piece, Hard) else (None,)
-            if parts and isinstance(parts[-1], Text):
-                parts[-1] = dataclasses.replace(parts[-1], pieces=parts[-1].pieces + part)
-            else:
-                parts.append(_text_after(pieces[at - 1] if at else None, part, fresh, tokens))
+            while end < len(pieces) and isinstance(pieces[end], Hard | Field):
+                end += 1
+            behind = pieces[end] if end < len(pieces) else None
+            text = _text(pieces[at:end], pieces[at - 1] if at else None, behind, fresh, tokens)
+            if isinstance(behind, Mask) and text.rstrip and (text.pieces[-1] or "").endswith(" "):
+                target_space = " "
+            parts.append(text)
             fresh = False
         else:
-            strips = tokens.strips_before(_piece_id(piece, tokens))
-            if parts and isinstance(parts[-1], Text):
-                if isinstance(piece, Mask) and strips and (parts[-1].pieces[-1] or "").endswith(" "):
-                    target_space = " "
-                parts[-1] = dataclasses.replace(parts[-1], rstrip=strips)
             parts.append((MASK,) if isinstance(piece, Mask) else (_piece_id(piece, tokens),))
-            fresh = fresh and not isinstance(piece, Mask)
-        if at == text_at[-1]:
+            # Behind its start, as the tokenizer places it itself, a text begins.
+            fresh = fresh and isinstance(piece, Special) and piece.name in ROLES
+        at = end
+        if at == text_at[-1] + 1:
             parts.append(trailing)
     if text_at == [len(pieces)]:
         parts.append(leading + trailing)
+
+    target_anew = start_id is not None and not any(isinstance(piece, Hard | Field) for piece in pieces)
+    last = pieces[-1] if pieces else None
+    if target_anew or (isinstance(last, Special) and tokens.strips_after(_piece_id(last, tokens))):
+        target_space = ""
+    if isinstance(last, Special) and not fresh:
+        target_anew = tokens.starts_anew_after(_piece_id(last, tokens))
     return Layout(
         parts=tuple(part for part in parts if part),
         fields=tuple(piece.name for piece in pieces if isinstance(piece, Field)),
         target_space=target_space,
-        target_anew=start_id is not None and not any(isinstance(piece, Hard | Field) for piece in pieces),
+        target_anew=target_anew,
         target_tail=target_tail,
-        type_after=tokens.special_id("sep") if Special("sep") in pieces and tokens.pair_types else None,
+        type_after=tokens.tokenizer.sep_token_id
+        if tokens.tokenizer.sep_token_id in placed and tokens.pair_types
+        else None,
     )
 
 
@@ -170,21 +225,33 @@ def _split_target(template: Template, tokens: TextTokenizer, scores_eos: bool):
         return pieces, "", ()
     at = pieces.index(Target())
     behind = pieces[at + 1 :]
-    if behind not in ([], [Special("eos")]):
-        raise InputError(f"only {{eos}} may stand behind {{target}} (move the rest before it): {template.text!r}")
+    if any(not isinstance(piece, Special) or piece.name in ("bos", "cls") for piece in behind):
+        raise InputError(
+            "only {eos}, {sep} or another special token, by its own name, may stand behind {target} (move the rest "
+            f"before it): {shown(template.text)}"
+        )
     pieces = pieces[:at]
-    eos = tokens.tokenizer.eos_token_id
-    tail = (tokens.special_id("eos"),) if behind else (eos,) if scores_eos and eos is not None else ()
+    tail = tuple(_piece_id(piece, tokens) for piece in behind)
+    if not tail and scores_eos and tokens.tokenizer.eos_token_id is not None:
+        tail = (tokens.special_id("eos"),)
     if pieces and isinstance(pieces[-1], Hard) and pieces[-1].text.endswith(" "):
         text = pieces.pop().text[:-1]
         return pieces + ([Hard(text)] if text else []), " ", tail
     return pieces, "", tail
 
 
-def _text_after(before, part: tuple[str | None], fresh: bool, tokens: TextTokenizer) -> Text:
-    """The text that starts behind a piece; behind a special token it may be a continuation."""
-    behind_special = isinstance(before, Mask | Special) and not fresh
-    return Text(part, anew=not behind_special or tokens.starts_anew_after(_piece_id(before, tokens)))
+def _text(
+    pieces: Sequence[Hard | Field], before: Piece | None, behind: Piece | None, fresh: bool, tokens: TextTokenizer
+) -> Text:
+    """The text between two other pieces; behind a special token it may be a continuation."""
+    before_id = _piece_id(before, tokens) if isinstance(before, Mask | Special) else None
+    behind_id = _piece_id(behind, tokens) if isinstance(behind, Mask | Special) else None
+    return Text(
+        tuple(piece.text if isinstance(piece, Hard) else None for piece in pieces),
+        anew=before_id is None or fresh or tokens.starts_anew_after(before_id),
+        lstrip=before_id is not None and tokens.strips_after(before_id),
+        rstrip=behind_id is not None and tokens.strips_before(behind_id),
+    )
 
 
 def _piece_id(piece: Mask | Special, tokens: TextTokenizer) -> int:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable
-from typing import Literal, get_args
+from collections.abc import Collection, Iterable
 
 from jaxprompt.errors import InputError, did_you_mean
+from jaxprompt.text.values import check_unicode, shown
 
-SpecialName = Literal["bos", "eos", "cls", "sep"]
+# Special tokens that a template calls by what they are for; any other by its own name, as in `{<|im_start|>}`.
+ROLES = ("bos", "eos", "cls", "sep", "mask")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +44,9 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Special:
-    """`{bos}`, `{eos}`, `{cls}` or `{sep}`: a special token placed by hand."""
+    """`{bos}`, `{eos}`, `{cls}`, `{sep}` or a special token's own name: a special token placed by hand."""
 
-    name: SpecialName
+    name: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,59 +85,101 @@ class Template:
 
 # A doubled brace comes first: `{{` is literal even where a placeholder could start.
 _TOKEN = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]|[^{}]+")
+# How special tokens are written: `<s>`, `<|im_end|>`, `[SEP]`.
+_TOKEN_NAME = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 
 
 def parse_template(text: str) -> Template:
     """Parses template text.
 
     `{soft:20}` is 20 soft tokens (anywhere, any number of times), `{name}` the column `name`, `{mask}`, `{target}`,
-    `{bos}`, `{eos}`, `{cls}` and `{sep}` are what they say, `{{` and `}}` are literal braces.
+    `{bos}`, `{eos}`, `{cls}` and `{sep}` are what they say, `{{` and `}}` are literal braces. Which other names are
+    special tokens is the tokenizer's to say: see `name_tokens`.
 
     Raises:
-      InputError: an unbalanced brace, a malformed placeholder, or more than one place to predict at.
+      InputError: an unbalanced brace, a malformed placeholder, half a surrogate pair, or more than one place to
+        predict at.
     """
+    check_unicode(text, "the template")
     pieces: list[Piece] = []
+    hard: list[str] = []
     for match in _TOKEN.finditer(text):
         token = match.group()
         if token in ("{", "}"):
             raise InputError(
-                f"unbalanced {token!r} at character {match.start()} of template {text!r} (write {token * 2!r} for a "
-                "literal brace)"
+                f"unbalanced {token!r} at character {match.start()} of template {shown(text)} (write {token * 2!r} for "
+                "a literal brace)"
             )
         if token.startswith("{") and token != "{{":
+            if hard:
+                pieces.append(Hard("".join(hard)))
+                hard = []
             pieces.append(_placeholder(token[1:-1], text))
-            continue
-        token = token[0] if token in ("{{", "}}") else token
-        if pieces and isinstance(pieces[-1], Hard):
-            pieces[-1] = Hard(pieces[-1].text + token)
         else:
-            pieces.append(Hard(token))
+            hard.append(token[0] if token in ("{{", "}}") else token)
+    if hard:
+        pieces.append(Hard("".join(hard)))
     for name, one in (("target", Target()), ("mask", Mask()), ("decoder", ToDecoder())):
         if pieces.count(one) > 1:
-            raise InputError(f"template has {pieces.count(one)} {{{name}}}; keep one: {text!r}")
+            raise InputError(f"template has {pieces.count(one)} {{{name}}}; keep one: {shown(text)}")
     if Target() in pieces and Mask() in pieces:
         raise InputError(
             f"template has both {{target}} and {{mask}}; keep {{target}} for a causal model, {{mask}} for a masked "
-            f"one: {text!r}"
+            f"one: {shown(text)}"
         )
     return Template(text, tuple(pieces))
 
 
+def name_tokens(template: Template, special: Collection[str], added: Collection[str]) -> Template:
+    """Returns a template whose placeholders that name a special token are that token, and not a column.
+
+    Args:
+      special: the names of the tokenizer's special tokens.
+      added: those of its added tokens, which it finds in any text.
+
+    Raises:
+      InputError: a placeholder looks like a special token that the tokenizer lacks, or the hard text has the name of
+        one, which would be read as ordinary characters.
+    """
+    pieces = []
+    for piece in template.pieces:
+        if isinstance(piece, Field):
+            # An added token may be a plain word, and so may a column.
+            if piece.name in special or (piece.name in added and not piece.name.isidentifier()):
+                piece = Special(piece.name)
+            elif _TOKEN_NAME.fullmatch(piece.name):
+                raise InputError(
+                    f"this tokenizer has no token {shown(piece.name)}, which a placeholder in the template names"
+                    f"{did_you_mean(piece.name, sorted({*special, *added}))}"
+                )
+        elif isinstance(piece, Hard):
+            found = next((match[0] for match in _TOKEN_NAME.finditer(piece.text) if match[0] in special), None)
+            if found is not None:
+                raise InputError(
+                    f"{found!r} in template {shown(template.text)} is a special token of this tokenizer (write "
+                    f"{{{found}}})"
+                )
+        pieces.append(piece)
+    return Template(template.text, tuple(pieces))
+
+
 def _placeholder(name: str, text: str) -> Piece:
     if not name.strip():
-        raise InputError(f"empty placeholder {{{name}}} in template {text!r} (name a column, as in {{text}})")
+        raise InputError(f"empty placeholder {{{name}}} in template {shown(text)} (name a column, as in {{text}})")
     if name == "mask":
         return Mask()
     if name == "target":
         return Target()
     if name == "decoder":
         return ToDecoder()
-    if name in get_args(SpecialName):
+    if name in ROLES:
         return Special(name)
     if name == "soft" or name.startswith("soft:"):
         length = re.fullmatch(r"soft:([0-9]{1,9})", name)
         if not length or not int(length[1]):
-            raise InputError(f"{{{name}}} in template {text!r}: the length is a number from 1 up, as in {{soft:20}}")
+            raise InputError(
+                f"{{{name}}} in template {shown(text)}: the length is a number from 1 up, as in {{soft:20}}"
+            )
         return Soft(int(length[1]))
     return Field(name)
 

@@ -3,12 +3,16 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import tokenizers
 
 from jaxprompt.errors import InputError
+from jaxprompt.text.templates import ROLES
+from jaxprompt.text.values import check_unicode, shown
 
 if TYPE_CHECKING:  # Importing it takes seconds.
     from transformers import PreTrainedTokenizerBase
@@ -31,6 +35,7 @@ class TextTokenizer:
       backend: a private copy of its fast part, in which no text is a special token.
       leading, trailing: ids of the special tokens the tokenizer puts around one text.
       pair_types: whether it gives the second text of a pair token type 1, as BERT's does.
+      vocab_size: rows of the model's embedding, which no id may exceed; None without a model.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -38,14 +43,32 @@ class TextTokenizer:
     leading: tuple[int, ...]
     trailing: tuple[int, ...]
     pair_types: bool
+    vocab_size: int | None
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text by itself, without special tokens."""
-        return self.backend.encode(text, add_special_tokens=False).ids
+        """Returns the ids of a text by itself, without special tokens.
+
+        Raises:
+          InputError: half a surrogate pair in the text, or a token that the model has no embedding for.
+        """
+        check_unicode(text, "the text")
+        return self.checked(self._plain(text).ids)
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """Returns, per token of a text by itself, the characters it covers. Tokens may share a character."""
-        return self.backend.encode(text, add_special_tokens=False).offsets
+        return self._plain(text).offsets
+
+    def _plain(self, text: str) -> tokenizers.Encoding:
+        try:
+            return self.backend.encode(text, add_special_tokens=False)
+        except BaseException as error:  # A panic of its Rust code is no Exception.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise InputError(f"the tokenizer cannot read {shown(text)}, {len(text)} characters (shorten it)") from None
+
+    def checked(self, ids: Sequence[int]) -> Sequence[int]:
+        """Returns the ids; raises InputError for one that the model has no embedding for."""
+        return ids if self.vocab_size is None else check_ids(ids, self.tokenizer, self.vocab_size)
 
     def continuation(self, text: str) -> list[int]:
         """Returns the ids that a text has behind other text.
@@ -54,7 +77,7 @@ class TextTokenizer:
         write "▁" before its first word whether or not a space stands there.
 
         Raises:
-          InputError: the tokenizer merges the text with whatever stands before it.
+          InputError: as `encode`; or the tokenizer merges the text with whatever stands before it.
         """
         if not text:
             return []
@@ -62,12 +85,19 @@ class TextTokenizer:
             ids = self.encode(anchor + text)
             if ids[: len(anchor_ids)] == anchor_ids:
                 return ids[len(anchor_ids) :]
-        raise InputError(f"the tokenizer merges {text!r} with any text before it (start it with a space or a letter)")
+        raise InputError(
+            f"the tokenizer merges {shown(text)} with any text before it (start it with a space or a letter)"
+        )
 
     @functools.cached_property
     def _anchors(self) -> list[tuple[str, list[int]]]:
-        pairs = [(anchor, self.encode(anchor)) for anchor in ANCHORS]
-        return [(anchor, ids) for anchor, ids in pairs if ids and self.tokenizer.unk_token_id not in ids]
+        """Texts that the tokenizer has tokens for, with their ids."""
+        return self._known(ANCHORS) or self._known(self.tokenizer.decode([i]) for i in range(len(self.tokenizer)))
+
+    def _known(self, texts: Iterable[str]) -> list[tuple[str, list[int]]]:
+        pairs = ((text, self._plain(text).ids) for text in texts)
+        unknown = self.tokenizer.unk_token_id
+        return list(itertools.islice((pair for pair in pairs if pair[1] and unknown not in pair[1]), len(ANCHORS)))
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -79,15 +109,39 @@ class TextTokenizer:
         ids = [self.tokenizer(text)["input_ids"] for text in PROBES]
         return hashlib.sha256(json.dumps([words, ids]).encode()).hexdigest()[:16]
 
+    @functools.cached_property
+    def names(self) -> dict[str, int]:
+        """The ids of special and other added tokens, by their own names."""
+        return {token.content: token_id for token_id, token in self.tokenizer.added_tokens_decoder.items()}
+
+    @functools.cached_property
+    def special_names(self) -> frozenset[str]:
+        """The names of special tokens, which are found in no text."""
+        return frozenset(t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special)
+
+    @functools.cached_property
+    def surrounding_ids(self) -> frozenset[int]:
+        """Special tokens of the kind that stands around a text: one placed by hand means that all are."""
+        roles = (getattr(self.tokenizer, f"{role}_token_id") for role in ("bos", "eos", "cls", "sep"))
+        return frozenset(id_ for id_ in (*roles, *self.leading, *self.trailing) if id_ is not None)
+
+    @functools.cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """Every token's id, by its spelling in the vocabulary."""
+        return self.tokenizer.get_vocab()
+
     def special_id(self, name: str) -> int:
-        """Returns the id of the "bos", "eos", "cls", "sep" or "mask" token; InputError if there is none."""
-        token_id = getattr(self.tokenizer, f"{name}_token_id")
+        """Returns the id of the "bos", "eos", "cls", "sep" or "mask" token, or of one by its own name.
+
+        Raises:
+          InputError: the tokenizer has none, or the model no embedding for it.
+        """
+        token_id = getattr(self.tokenizer, f"{name}_token_id") if name in ROLES else self.names.get(name)
         if token_id is None:
-            have = [
-                n for n in ("bos", "eos", "cls", "sep", "mask") if getattr(self.tokenizer, f"{n}_token_id") is not None
-            ]
-            names = ", ".join(f"{{{n}}}" for n in have) or "none"
+            have = [role for role in ROLES if getattr(self.tokenizer, f"{role}_token_id") is not None]
+            names = ", ".join(f"{{{role}}}" for role in have) or "none"
             raise InputError(f"this tokenizer has no {name} token for {{{name}}} in the template (it has: {names})")
+        self.checked([token_id])
         return token_id
 
     def strips_before(self, token_id: int) -> bool:
@@ -95,41 +149,76 @@ class TextTokenizer:
         added = self.tokenizer.added_tokens_decoder.get(token_id)
         return added is not None and added.lstrip
 
+    def strips_after(self, token_id: int) -> bool:
+        """Returns whether a special token swallows the white space behind it."""
+        added = self.tokenizer.added_tokens_decoder.get(token_id)
+        return added is not None and added.rstrip
+
     def starts_anew_after(self, token_id: int) -> bool:
         """Returns whether text behind a special token is tokenised as text by itself."""
         special = self.tokenizer.convert_ids_to_tokens(token_id)
-        together = self.tokenizer(special + "x", add_special_tokens=False)["input_ids"]
-        return together == [token_id, *self.encode("x")]
+        text, ids = next(((text, ids) for text, ids in self._anchors if not text.isspace()), ("", []))
+        return self.tokenizer(special + text, add_special_tokens=False)["input_ids"] == [token_id, *ids]
 
 
-def text_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> TextTokenizer:
-    """Wraps a Hugging Face tokenizer.
+def text_tokenizer(tokenizer: "PreTrainedTokenizerBase", vocab_size: int | None = None) -> TextTokenizer:
+    """Wraps a Hugging Face tokenizer for a model with `vocab_size` embeddings.
 
     Raises:
-      InputError: it is not a fast one (truncation needs the offsets that only those give).
+      InputError: it is not a fast one (truncation needs the offsets that only those give), or the model has no
+        embedding for the special tokens around a text.
     """
     if not tokenizer.is_fast:
         raise InputError(f"{type(tokenizer).__name__} is not a fast tokenizer (save it with a tokenizer.json)")
-    backend = _without_special_tokens(tokenizer.backend_tokenizer)
-    bare = tokenizer("x", add_special_tokens=False)["input_ids"]
-    around = tokenizer("x")["input_ids"]
-    start = next(i for i in range(len(around)) if around[i : i + len(bare)] == bare)
-    return TextTokenizer(
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    one, two = _around(state)
+    at = one.sequence_ids.index(0)
+    made = TextTokenizer(
         tokenizer,
-        backend,
-        leading=tuple(around[:start]),
-        trailing=tuple(around[start + len(bare) :]),
-        pair_types=1 in tokenizer("x", "x").get("token_type_ids", ()),
+        _without_special_tokens(state),
+        leading=tuple(one.ids[:at]),
+        trailing=tuple(one.ids[at + 1 :]),
+        pair_types="token_type_ids" in tokenizer.model_input_names and 1 in two.type_ids,
+        vocab_size=vocab_size,
     )
+    made.checked([*made.leading, *made.trailing])
+    return made
 
 
-def _without_special_tokens(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+def check_ids(
+    ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase", vocab_size: int, name: str = ""
+) -> Sequence[int]:
+    """Returns token ids; raises InputError, with the name in front, for one that the model has no embedding for.
+
+    Args:
+      vocab_size: the model's embeddings.
+    """
+    if ids and max(ids) >= vocab_size:
+        token = tokenizer.convert_ids_to_tokens(max(ids))
+        raise InputError(
+            f"{name}token {token!r} has the id {max(ids)}, but the model has {vocab_size} embeddings (use the model's own "
+            "tokenizer)"
+        )
+    return ids
+
+
+def _around(state: dict) -> tuple[tokenizers.Encoding, tokenizers.Encoding]:
+    """What a tokenizer puts around one text and around two, each of a single token.
+
+    By a copy that knows one word, since there may be no text that all tokenizers have a token for.
+    """
+    bare = dict.fromkeys(("normalizer", "pre_tokenizer", "decoder", "truncation", "padding"))
+    word = {"type": "WordLevel", "vocab": {"x": 0}, "unk_token": "x"}
+    copy = tokenizers.Tokenizer.from_str(json.dumps({**state, **bare, "added_tokens": [], "model": word}))
+    return copy.encode("x"), copy.encode("x", "x")
+
+
+def _without_special_tokens(state: dict) -> tokenizers.Tokenizer:
     """A copy that finds no special token in a text, their ids unused.
 
     `split_special_tokens` is not enough: it keeps them from being looked up, but a Unigram model has `</s>` among
     its pieces, with the best of all scores. So they get names that no text has, which keeps every id.
     """
-    state = json.loads(backend.to_str())
     model = state["model"]
     renamed = {}
     for token in state["added_tokens"]:

@@ -23,6 +23,19 @@ def shorten(tokens: TextTokenizer, texts: Sequence[str], excess: int) -> list[st
     ]
 
 
+def beginning(tokens: TextTokenizer, text: str, limit: int) -> str:
+    """Returns the text, or a beginning of it with over twice `limit` tokens: no more can matter of one that long.
+
+    So that a book is not tokenised for the sake of its first page.
+    """
+    size = 16 * (limit + 64)
+    while size < len(text):
+        if len(tokens.encode(text[:size])) > 2 * limit:
+            return text[:size]
+        size *= 8
+    return text
+
+
 def _level(lengths: Sequence[int], total: int) -> list[int]:
     """Returns how much of each length to keep so that `total` is kept, taking from the longest first."""
     keep = [0] * len(lengths)

@@ -63,6 +63,12 @@ def as_text(value: Any) -> str:
     raise InputError(f"is {shown(found)} (give a text or a number)")
 
 
+def check_unicode(text: str, name: str) -> None:
+    """Raises InputError for half a surrogate pair, which no tokenizer can encode."""
+    if not text.isascii() and _SURROGATE.search(text):
+        raise InputError(f"{name} has half a surrogate pair (repair it)")
+
+
 def plain(value: Any) -> Any:
     """Returns Python's own value for numpy's scalars and arrays without axes; any other as it is."""
     if isinstance(value, str):

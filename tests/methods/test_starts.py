@@ -103,3 +103,24 @@ def test_random_starts_have_the_asked_size():
     assert 0.24 < np.abs(rows).max() <= 0.25
     assert abs(rows.mean()) < 0.01
     assert np.asarray(starts.normal(KEY, 200, 50, 3.0)).std() == pytest.approx(3.0, rel=0.05)
+
+
+@pytest.mark.parametrize("start", ["text", "labels"])
+def test_a_start_from_a_token_without_an_embedding_is_refused(stories, start):
+    tokenizer = stories.tokenizer
+    last = max(tokenizer(" dog", add_special_tokens=False)["input_ids"])
+    table = table_of(stories)[:last]
+    with pytest.raises(InputError, match=f"has the id {last}, but the model has {last} embeddings"):
+        if start == "text":
+            starts.text(3, table, tokenizer, "dog")
+        else:
+            starts.labels(KEY, 3, table, tokenizer, ("dog",), 5)
+
+
+def test_half_a_surrogate_pair_starts_nothing(stories):
+    for call in (
+        lambda: starts.text_ids(3, stories.tokenizer, "a\ud83d"),
+        lambda: starts.text_tokens(stories.tokenizer, "a\ud83d"),
+    ):
+        with pytest.raises(InputError, match="half a surrogate pair"):
+            call()
