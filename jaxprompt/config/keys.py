@@ -2,18 +2,17 @@
 
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
-from yaml import YAMLError
 
 from jaxprompt.config import yaml
 from jaxprompt.config.sections import Config
-from jaxprompt.config.values import plain
+from jaxprompt.config.values import brief, plain
 from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.options import Options
 
@@ -53,18 +52,21 @@ def load_config(source: str | Path | Mapping | Config, overrides: Mapping[str, A
     Raises:
       InputError: an unknown key, a wrong type or an impossible value, naming the key and the nearest valid one.
     """
-    if isinstance(source, Config):
-        tree = source.model_dump(mode="json", exclude_unset=True)
-    elif isinstance(source, Mapping):
-        tree = plain(source)
-    else:
-        tree = plain(yaml.read_file(Path(source)))
+    if isinstance(source, str | PurePath):
+        tree = yaml.read_file(Path(source))
         if tree.get("run_dir") is None:
             tree["run_dir"] = str(Path("runs") / Path(source).stem)
-    if isinstance(overrides, Mapping):
-        pairs = [pair for name, item in plain(overrides).items() for pair in _flatten(name, item)]
+    elif isinstance(source, Mapping | Config):
+        tree = source
     else:
+        raise InputError(f"a config of type {type(source).__name__!r}: give a YAML file, a mapping or a Config")
+    tree = plain(tree)
+    if isinstance(overrides, Mapping):
+        pairs = [pair for name, item in plain(overrides).items() for pair in _flatten(str(name), item)]
+    elif isinstance(overrides, Iterable) and not isinstance(overrides, str | bytes):
         pairs = [(name, plain(value, name)) for name, value in map(_parse_override, overrides)]
+    else:
+        raise InputError(f"overrides of type {type(overrides).__name__!r}: give a list of key=value, or a mapping")
     _drop_unchosen(tree, dict(pairs))
     for key, value in pairs:
         _assign(tree, key, value)
@@ -163,19 +165,21 @@ def _type_name(annotation) -> str:
     return {"str": "text", "int": "integer", "float": "number", "bool": "true|false"}.get(annotation.__name__, "")
 
 
+def _takes_text(annotation: Any) -> bool:
+    return "text" in _type_name(annotation).split(" or ")
+
+
 def _parse_override(item: str) -> tuple[str, Any]:
+    if not isinstance(item, str):
+        raise InputError(f"an override of type {type(item).__name__!r}: write it as key=value")
     name, equals, value = item.partition("=")
-    if not equals:
-        raise InputError(f"override {item!r} is not of the form key=value")
+    if not name or not equals:
+        raise InputError(f"override {brief(item)} is not of the form key=value")
     key = keys().get(name)
-    if key is not None and "text" in _type_name(key.annotation).split(" or "):
+    if key is not None and _takes_text(key.annotation):
         # A text stays as it is typed: `{soft:20} {text}` is no YAML mapping. Lists of rows are for the Python API.
         return name, None if value == "null" else value
-    try:
-        return name, yaml.read_text(value)
-    except (YAMLError, RecursionError) as error:
-        problem = getattr(error, "problem", None) or "it is malformed"
-        raise InputError(f"override {item!r:.200}: the value is not YAML: {problem}") from None
+    return name, yaml.read_text(value, f"override {brief(item)}")
 
 
 def _flatten(name: str, item: Any) -> Iterator[tuple[str, Any]]:
@@ -192,7 +196,12 @@ def _drop_unchosen(tree: dict, overrides: Mapping[str, Any]) -> None:
     for section, choice in Config.choices.items():
         name = overrides.get(f"{section}.{choice.key}")
         values = tree.get(section)
-        if name in choice.options and isinstance(values, dict) and choice.name_of(values) != name:
+        if (
+            isinstance(name, str)
+            and name in choice.options
+            and isinstance(values, dict)
+            and choice.name_of(values) != name
+        ):
             for key in values.keys() - choice.options[name].model_fields.keys():
                 del values[key]
 
@@ -215,16 +224,18 @@ def _check_keys(tree: Mapping, section: type[Options] = Config, before: str = ""
         choice = Config.choices.get(name) if not before else None
         inner = _section_of(field)
         if choice is None and inner is None:
+            if value == "" and _takes_text(field.annotation):
+                raise InputError(f"config key {key!r} is an empty text: fill it in, or leave the key out")
             continue
         if not isinstance(value, Mapping):
             options = ", ".join(known for known in keys() if known.startswith(f"{key}."))
-            raise InputError(f"config key {key!r} is a section, not {value!r}: set {options}")
+            raise InputError(f"config key {key!r} is a section, not {brief(value)}: set {options}")
         if choice is not None:
             picked = choice.name_of(value)
             inner = choice.options.get(picked) if isinstance(picked, str) else None
             if inner is None:
                 where = f"config key {f'{key}.{choice.key}'!r}"
-                raise InputError(f"{where} has the value {picked!r}{did_you_mean(picked, choice.options)}")
+                raise InputError(f"{where} has the value {brief(picked)}{did_you_mean(picked, choice.options)}")
             _check_keys(value, inner, f"{key}.", picked)
         else:
             _check_keys(value, inner, f"{key}.", chosen)
@@ -240,12 +251,12 @@ def _unknown(name: str, chosen: str | None) -> str:
         section = name.partition(".")[0]
         choosing = f"{section}.{Config.choices[section].key}"
         return (
-            f"config key {name!r} goes with {choosing} {' or '.join(owners)}, not with {chosen}: remove it, or set "
+            f"config key {brief(name)} goes with {choosing} {' or '.join(owners)}, not with {chosen}: remove it, or set "
             f"{choosing}={owners[0]}"
         )
     same_leaf = [known for known in keys() if known.split(".")[-1] == name.split(".")[-1]]
     hint = f" (did you mean {same_leaf[0]!r}?)" if same_leaf else did_you_mean(name, list(keys()))
-    return f"unknown config key {name!r}{hint}"
+    return f"unknown config key {brief(name)}{hint}"
 
 
 def _one_line(error: ValidationError) -> str:
@@ -259,10 +270,24 @@ def _one_line(error: ValidationError) -> str:
         return f"config lacks {key!r}: {known[key].field.description}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
+    value = first["input"]
     if first["type"] == "literal_error":
         options = typing.get_args(known[key].annotation)
         options = [o for option in options for o in (typing.get_args(option) or (option,)) if o is not type(None)]
-        return f"config key {key!r} has the value {first['input']!r}{did_you_mean(first['input'], options)}"
-    value = first["input"]
-    shown = "" if isinstance(value, BaseModel | dict) else f" has the value {value!r}"
-    return f"config key {key!r}{shown}: {message}"
+        return f"config key {key!r} has the value {brief(value)}{did_you_mean(value, options)}"
+    if key in known and typing.get_origin(known[key].annotation) is dict:
+        key = ".".join(parts)
+    # A section's own check has all of the section as its input.
+    shown = "" if key not in known and isinstance(value, BaseModel | dict) else f" has the value {brief(value)}"
+    return f"config key {brief(key)}{shown}: {message}{_remedy(first['type'], value)}"
+
+
+def _remedy(problem: str, value: Any) -> str:
+    """What to write in place of a value of another type, where the message does not say it."""
+    if problem == "int_type" and isinstance(value, float) and value.is_integer():
+        return f"; write {int(value)}"
+    if problem in ("int_type", "float_type") and isinstance(value, str):
+        return "; write a number, without quotes"
+    if problem == "bool_type":
+        return "; write true or false"
+    return "; put it in quotes" if problem == "string_type" and isinstance(value, bool | int | float) else ""

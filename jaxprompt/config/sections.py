@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Union
 
-from pydantic import AfterValidator, Discriminator, Field, PositiveFloat, Tag
+from pydantic import Discriminator, Field, PositiveFloat, Tag
 
 from jaxprompt.methods import METHODS
 from jaxprompt.objectives import OBJECTIVES
@@ -12,15 +12,6 @@ from jaxprompt.options import Options
 # Beyond these nothing is meant, and arithmetic on them would take the machine's memory.
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 BatchSize = Annotated[int, Field(gt=0, le=2**20)]
-
-
-def _short_names(path: str) -> str:
-    if max(len(part.encode()) for part in path.split("/")) > 255:
-        raise ValueError("a file's name has 255 letters at most")
-    return path
-
-
-PathText = Annotated[str, AfterValidator(_short_names)]
 
 
 class Choice:
@@ -166,7 +157,7 @@ class Config(Options):
     mesh: MeshConfig = MeshConfig()
     seed: Seed = Field(0, description="seed of the start, the order of the data and sampling; seeds sets them apart")
     seeds: SeedsConfig = SeedsConfig()
-    run_dir: PathText | None = Field(None, description="where the run is kept; unset: runs/NAME_OF_CONFIG")
+    run_dir: str | None = Field(None, description="where the run is kept; unset: runs/NAME_OF_CONFIG")
 
     def seed_of(self, what: Literal["start", "data", "sampling"]) -> int:
         """The seed of one of the things that are drawn at random."""
