@@ -4,14 +4,12 @@ import math
 import os
 import time
 
-import numpy as np
 import pytest
 import yaml as pyyaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxprompt.config import load_config
-from jaxprompt.config.values import plain
 from jaxprompt.config.yaml import read_text, write_text
 from jaxprompt.errors import InputError
 
@@ -51,7 +49,16 @@ TREES = st.recursive(
         *(("true", True), ("True", True), ("FALSE", False), ("~", None), ("null", None), ("", None)),
         *(("1e-3", 1e-3), ("1.", 1.0), (".5", 0.5), ("-1E+2", -100.0), (".inf", math.inf), ("-.INF", -math.inf)),
         *(("012", 12), ("+7", 7), ("0x1F", 31), ("0o14", 12)),
-        *((word, word) for word in ("1_000", "1:30", "2023-01-01", "0b1", "=", "<<")),
+        *(
+            (word, word)
+            for word in ("1_000", "1:30", "2023-01-01", "0b1", "=", "<<", "+.5e", "0x", "1e", "Yes", "nULL")
+        ),
+        *(("!!str 1", "1"), ("!!float 1", 1.0), ("!!int '1'", 1), ("!!bool 'true'", True), ("!!null ''", None)),
+        # JSON's way to write what is beyond 16 bits, and what else JSON may hold.
+        *(
+            (r'"\ud83d\ude00"', "\U0001f600"),
+            (r'{"a": [1, -2.5e3, null, "\u00e9\/"]}', {"a": [1, -2500.0, None, "é/"]}),
+        ),
     ],
 )
 def test_plain_words_are_what_yaml_1_2_says(text, value):
@@ -73,6 +80,33 @@ def test_texts_are_texts_to_readers_of_yaml_1_1_too(tree):
     assert pyyaml.safe_load(write_text(tree)) == tree
 
 
+# Each was an exception of another kind, an infinity or nothing at all.
+UNREADABLE = [
+    *(
+        "!!bool x",
+        "!!int x",
+        "!!int ''",
+        "!!float x",
+        "!!null x",
+        "! x",
+        "!mine x",
+        "!!set {a}",
+        "!!timestamp 2023-01-01",
+    ),
+    *("!!int {a: b}", "!!float []", "!!bool [a]", "!!str [a]", "!!seq {a: b}", "!!map [a]"),
+    *(
+        r'"\U00110000"',
+        r'"\UFFFFFFFF"',
+        r'"\q"',
+        r'"\ud800\ud800"',
+        r'"\0"',
+        "1e999",
+        "-1e999",
+        "*a",
+        "@",
+        "{? [a] : b}",
+    ),
+]
 BOMB = "a: &a [x, x]\n" + "".join(f"{n}: &{n} [*{p}, *{p}]\n" for p, n in zip("abcdefghij", "bcdefghijk", strict=True))
 
 
@@ -94,6 +128,17 @@ BOMB = "a: &a [x, x]\n" + "".join(f"{n}: &{n} [*{p}, *{p}]\n" for p, n in zip("a
         (b"a: " + b"1" * 5000, "5000 digits"),
         (b"- a\n", "not a mapping"),
         (b"#" * 10_000_001, "10000001 bytes"),
+        *((f"model: m\nx: {bad}\n".encode(), "line 2") for bad in UNREADABLE),
+        (b"a:\n\t- b\n", "line 2 is not YAML: found character '\\t' that cannot start any token; write spaces"),
+        (b"a: b\n---\na: c\n", "line 2 is not YAML: found another document; keep one"),
+        (b"a: b\nc: \x1b\n", "line 2 is not YAML: it holds U+001B: remove it"),
+        (b"a: b\nc: \xe9\n", "line 2 cannot be read (byte 0xe9 is not UTF-8): save it as UTF-8"),
+        ("a: b\nc: d\u2028e\n".encode(), 'line 2 holds U+2028, which readers of YAML disagree about: write "\\u2028"'),
+        ("a: b".encode("utf-16-le"), "save the file as UTF-8"),
+        (b"a: [" + b"b, " * 100_000, "more than 10000 keys and values: put rows into a file"),
+        (b"a: '" + b"\n" * 490_000, "not YAML"),
+        (b"- &a b\n- &a b\n", "line 2 is not YAML: second occurrence; give each anchor"),
+        (b"a: 0x" + b"f" * 5000, "5002 digits: write a smaller one"),
     ],
 )
 def test_hostile_files_are_one_line_in_no_time(tmp_path, content, says):
@@ -103,78 +148,23 @@ def test_hostile_files_are_one_line_in_no_time(tmp_path, content, says):
     with pytest.raises(InputError) as error:
         load_config(path)
     assert says in str(error.value)
-    assert "\n" not in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+    assert len(str(error.value)) < 600
+    assert "quote texts" not in str(error.value) or "is not YAML" in str(error.value)
     assert time.perf_counter() - start < 2
 
 
-@pytest.mark.parametrize("name", ["folder", "pipe", "loop", "n" * 300, "nul\0"])
+@pytest.mark.parametrize("name", ["folder", "pipe", "loop", "n" * 300, "nul\0", "\ud800", "folder/..", "file/under"])
 def test_what_is_no_file_is_refused(tmp_path, name):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").touch()
     with pytest.raises(InputError) as error:
         load_config(tmp_path / name)
     assert "\n" not in str(error.value)
 
 
-def holding_itself():
-    tree = {"model": "m", "template": "{text}"}
-    tree["data"] = tree
-    return tree
-
-
-BASE = {"model": "m", "template": "{text}"}
-
-
-@pytest.mark.parametrize(
-    ("changes", "key"),
-    [
-        ({"train": {"steps": True}}, "train.steps"),
-        ({"train": {"steps": 2**70}}, "train.steps"),
-        ({"train": {"steps": "5"}}, "train.steps"),
-        ({"train": {"batch_size": 10**9}}, "train.batch_size"),
-        ({"train": {"eval_start": 1}}, "train.eval_start"),
-        ({"optimizer": {"learning_rate": math.inf}}, "optimizer.learning_rate"),
-        ({"optimizer": {"weight_decay": math.nan}}, "optimizer.weight_decay"),
-        ({"optimizer": {"rates": {"head": math.inf}}}, "optimizer.rates"),
-        ({"objective": {"type": "similarity", "temperature": math.inf}}, "objective.temperature"),
-        ({"method": {"init": {"type": "normal", "scale": math.inf}}}, "method.init.scale"),
-        ({"objective": {"type": "classifier", "labels": [["a", "b"]]}}, "objective.labels"),
-        ({"objective": {"type": "classifier", "labels": {"a": {"b": "c"}, "d": "e"}}}, "objective.labels"),
-        ({"run_dir": "x" * 300}, "run_dir"),
-        ({"run_dir": "a\0b"}, "run_dir"),
-        ({"template": "\ud800{text}"}, "template"),
-        ({"data": {"columns": {"a", "b"}}}, "data.columns"),
-        (holding_itself(), "data"),
-    ],
-)
-def test_values_of_another_kind_are_refused_by_key(changes, key):
-    with pytest.raises(InputError) as error:
-        load_config({**BASE, **changes})
-    assert repr(key)[1:-1] in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_numpys_numbers_paths_and_tuples_are_what_they_stand_for(tmp_path):
-    config = load_config(
-        {**BASE, "run_dir": tmp_path, "data": {"columns": ("a", "b")}, "train": {"steps": np.int64(3)}},
-        {"optimizer": {"learning_rate": np.float32(0.5)}},
-    )
-    assert (config.run_dir, config.data.columns) == (str(tmp_path), ["a", "b"])
-    assert (config.train.steps, config.optimizer.learning_rate) == (3, 0.5)
-    assert plain({"a": np.bool_(True)}) == {"a": True}
-
-
 def test_label_words_stay_words():
     text = "model: m\ntemplate: '{text}'\nobjective: {type: verbalizer, labels: {no: [no], yes: [yes]}}"
     assert load_config(read_text(text)).objective.labels == {"no": ["no"], "yes": ["yes"]}
-
-
-@settings(deadline=None, max_examples=50)
-@given(key=st.text(st.characters(exclude_categories=["Cs"]), max_size=8), value=TREES)
-def test_any_override_is_a_config_or_one_line(key, value):
-    for overrides in ({key: value}, [f"{key}={value}"], [f"train.{key}={value}"], {"train": {key: value}}):
-        try:
-            load_config(BASE, overrides)
-        except InputError as error:
-            assert "\n" not in str(error)
