@@ -168,3 +168,10 @@ def test_what_is_no_file_is_refused(tmp_path, name):
 def test_label_words_stay_words():
     text = "model: m\ntemplate: '{text}'\nobjective: {type: verbalizer, labels: {no: [no], yes: [yes]}}"
     assert load_config(read_text(text)).objective.labels == {"no": ["no"], "yes": ["yes"]}
+
+
+def test_a_file_whose_name_is_no_text_names_no_run_folder(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.yaml")
+    path.write_text("model: m\ntemplate: t\n")
+    with pytest.raises(InputError, match="'run_dir' holds half a surrogate pair"):
+        load_config(path)
