@@ -1,5 +1,7 @@
 """What importing jaxprompt costs."""
 
+import importlib
+import importlib.metadata
 import subprocess
 import sys
 
@@ -28,3 +30,8 @@ def test_import_is_quick_and_touches_no_device():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == done.stderr == ""
+
+
+def test_the_command_that_is_installed_is_there():
+    (command,) = importlib.metadata.entry_points(group="console_scripts", name="jaxprompt")
+    assert command.load() is importlib.import_module("jaxprompt.commands").main

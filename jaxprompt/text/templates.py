@@ -3,16 +3,10 @@
 import dataclasses
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from jaxprompt.errors import InputError, did_you_mean
+from jaxprompt.text.tokens import ROLES, TextTokenizer
 from jaxprompt.text.values import check_unicode, shown
-
-if TYPE_CHECKING:
-    from jaxprompt.text.tokens import TextTokenizer
-
-# Special tokens that a template calls by what they are for; any other by its own name, as in `{<|im_start|>}`.
-ROLES = ("bos", "eos", "cls", "sep", "mask")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +128,7 @@ def parse_template(text: str) -> Template:
     return Template(text, tuple(pieces))
 
 
-def name_tokens(template: Template, tokens: "TextTokenizer") -> Template:
+def name_tokens(template: Template, tokens: TextTokenizer) -> Template:
     """Returns a template whose placeholders that name a special token are that token, and not a column.
 
     Those are special and other added tokens, and what looks like one and is in the vocabulary, as BERT's `[unused1]`.

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import tokenizers
 
 from jaxprompt.errors import InputError
-from jaxprompt.text.templates import ROLES
 from jaxprompt.text.values import check_unicode, shown
 
 if TYPE_CHECKING:  # Importing it takes seconds.
@@ -19,6 +18,8 @@ if TYPE_CHECKING:  # Importing it takes seconds.
 
 # Text to tokenise a continuation behind. Several, because a tokenizer may merge one of them with what follows.
 ANCHORS = (".", "\n", "a", "的", "1", ")")
+# Special tokens that a template calls by what they are for; any other by its own name, as in `{<|im_start|>}`.
+ROLES = ("bos", "eos", "cls", "sep", "mask")
 # Texts that tokenizers of one vocabulary may still read differently: case, accents, digits, white space, scripts.
 PROBES = (
     *("Hello World", " Hello  World ", "hello world", "naïve café", "I'll don't", "2023-10-05 650841823", "a\n\nb\t c"),
