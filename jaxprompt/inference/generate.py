@@ -243,7 +243,7 @@ def _forced_first(backbone, prompt, search: Search, contexts) -> tuple[Search, l
 def _leading(backbone) -> tuple[int, ...]:
     """What stands in front of a target of an encoder-decoder, behind its start token: as in front of every text."""
     forced = backbone.forced_bos_id
-    return text_tokenizer(backbone.tokenizer).leading if forced is None else (forced,)
+    return text_tokenizer(backbone.tokenizer, backbone.vocab_size).leading if forced is None else (forced,)
 
 
 def _contexts(backbone, texts, prompt) -> tuple[list[int], list[list[int]], list[list[int]] | None]:

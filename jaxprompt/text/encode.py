@@ -71,7 +71,7 @@ class RowEncoder:
         if ToDecoder() in self.template.pieces and self.start_id is None:
             raise InputError(f"{{decoder}} in template {shown(self.template.text)} is for encoder-decoders (remove it)")
         tokens = text_tokenizer(self.tokenizer, self.vocab_size)
-        template = name_tokens(self.template, tokens.special_names, tokens.names)
+        template = name_tokens(self.template, tokens)
         sides = (template,) if self.start_id is None else split_sides(template)
         for side in sides:
             # Before the ids of the rows are written down.
@@ -115,10 +115,11 @@ class RowEncoder:
         Raises:
           InputError: a missing field, or a row too long even with its fields empty.
         """
-        ids, truncated = self._side(self.layout, row, self.max_length - room, number)
-        if self.source_layout is None:
-            return Trunk(ids, None, truncated)
-        source, cut = self._side(self.source_layout, row, self.max_length, number)
+        with naming_row(number):
+            ids, truncated = self._side(self.layout, row, self.max_length - room)
+            if self.source_layout is None:
+                return Trunk(ids, None, truncated)
+            source, cut = self._side(self.source_layout, row, self.max_length)
         return Trunk(ids, int32(source), truncated or cut)
 
     def context(self, row: Mapping[str, Any], *, number: int | None = None) -> Trunk:
@@ -167,12 +168,10 @@ class RowEncoder:
         }
         return Encoded(ids=int32(ids), **(defaults | parts))
 
-    def _side(self, layout: Layout, row: Mapping[str, Any], limit: int, number: int | None) -> tuple[list[int], bool]:
+    def _side(self, layout: Layout, row: Mapping[str, Any], limit: int) -> tuple[list[int], bool]:
         """Returns the ids up to the target, at most `limit` of them, and whether fields were cut for that."""
-        whole = [text_value(row, name, number) for name in layout.fields]
-        with naming_row(number):
-            texts = [beginning(self.tokens, text, self.max_length) for text in whole]
-        trunk = self._assemble(layout, texts, number)
+        texts = [beginning(self.tokens, text_value(row, name, None), self.max_length) for name in layout.fields]
+        trunk = self._assemble(layout, texts)
         if len(trunk) <= limit:
             return trunk, False
         full, excess = texts, 0
@@ -180,18 +179,18 @@ class RowEncoder:
         while len(trunk) > limit and any(texts):
             excess += len(trunk) - limit
             texts = shorten(self.tokens, full, excess)
-            trunk = self._assemble(layout, texts, number)
+            trunk = self._assemble(layout, texts)
         if len(trunk) > limit:
             needed = len(trunk) + self.max_length - limit
             soft = sum(token >= self.vocab_size for token in trunk)
             raise InputError(
-                f"{where(number)}{needed} tokens with empty fields ({soft} soft, "
+                f"{needed} tokens with empty fields ({soft} soft, "
                 f"{len(trunk) - soft} of the template, {self.max_length - limit} of the target) "
                 f"do not fit max_length {self.max_length} (raise it, or shorten the template or the target)"
             )
         return trunk, True
 
-    def _assemble(self, layout: Layout, texts: Sequence[str], number: int | None) -> list[int]:
+    def _assemble(self, layout: Layout, texts: Sequence[str]) -> list[int]:
         trunk: list[int] = []
         fields = iter(texts)
         for part in layout.parts:
@@ -199,8 +198,7 @@ class RowEncoder:
                 trunk += part
                 continue
             text = "".join(next(fields) if piece is None else piece for piece in part.pieces)
-            with naming_row(number):
-                trunk += part.encode(self.tokens, text)
+            trunk += part.encode(self.tokens, text)
         return trunk
 
 

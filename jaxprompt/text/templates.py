@@ -2,10 +2,14 @@
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.text.values import check_unicode, shown
+
+if TYPE_CHECKING:
+    from jaxprompt.text.tokens import TextTokenizer
 
 # Special tokens that a template calls by what they are for; any other by its own name, as in `{<|im_start|>}`.
 ROLES = ("bos", "eos", "cls", "sep", "mask")
@@ -130,12 +134,10 @@ def parse_template(text: str) -> Template:
     return Template(text, tuple(pieces))
 
 
-def name_tokens(template: Template, special: Collection[str], added: Collection[str]) -> Template:
+def name_tokens(template: Template, tokens: "TextTokenizer") -> Template:
     """Returns a template whose placeholders that name a special token are that token, and not a column.
 
-    Args:
-      special: the names of the tokenizer's special tokens.
-      added: those of its added tokens, which it finds in any text.
+    Those are special and other added tokens, and what looks like one and is in the vocabulary, as BERT's `[unused1]`.
 
     Raises:
       InputError: a placeholder looks like a special token that the tokenizer lacks, or the hard text has the name of
@@ -145,15 +147,19 @@ def name_tokens(template: Template, special: Collection[str], added: Collection[
     for piece in template.pieces:
         if isinstance(piece, Field):
             # An added token may be a plain word, and so may a column.
-            if piece.name in special or (piece.name in added and not piece.name.isidentifier()):
+            named = piece.name in tokens.names and not piece.name.isidentifier()
+            looks = _TOKEN_NAME.fullmatch(piece.name)
+            if piece.name in tokens.special_names or named or (looks and piece.name in tokens.vocabulary):
                 piece = Special(piece.name)
-            elif _TOKEN_NAME.fullmatch(piece.name):
+            elif looks:
                 raise InputError(
                     f"this tokenizer has no token {shown(piece.name)}, which a placeholder in the template names"
-                    f"{did_you_mean(piece.name, sorted({*special, *added}))}"
+                    f"{did_you_mean(piece.name, sorted(tokens.names))}"
                 )
         elif isinstance(piece, Hard):
-            found = next((match[0] for match in _TOKEN_NAME.finditer(piece.text) if match[0] in special), None)
+            found = next(
+                (match[0] for match in _TOKEN_NAME.finditer(piece.text) if match[0] in tokens.special_names), None
+            )
             if found is not None:
                 raise InputError(
                     f"{found!r} in template {shown(template.text)} is a special token of this tokenizer (write "

@@ -136,7 +136,7 @@ class TextTokenizer:
         Raises:
           InputError: the tokenizer has none, or the model no embedding for it.
         """
-        token_id = getattr(self.tokenizer, f"{name}_token_id") if name in ROLES else self.names.get(name)
+        token_id = getattr(self.tokenizer, f"{name}_token_id") if name in ROLES else self.vocabulary.get(name)
         if token_id is None:
             have = [role for role in ROLES if getattr(self.tokenizer, f"{role}_token_id") is not None]
             names = ", ".join(f"{{{role}}}" for role in have) or "none"

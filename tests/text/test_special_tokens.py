@@ -80,6 +80,12 @@ def test_named_tokens_of_either_side_of_an_encoder_decoder(metaspace_always):
     assert example.target_ids.tolist() == [*plain(made, "<extra_id_0> it is")[1:], second]
 
 
+def test_a_token_of_the_vocabulary_that_looks_special_can_be_named(bert, make_encoder):
+    ids = make_encoder("{[unused1]}{text}", bert, causal=False).encode({"text": "[unused1]"}).ids.tolist()
+    assert ids == [101, 2, *plain(bert, "[unused1]"), 102]
+    assert make_encoder("{positive}", bert, causal=False).template.fields == ("positive",)
+
+
 def test_named_tokens_are_hoisted(chat, make_encoder):
     encoder = make_encoder("{<|start|>}{soft:2}Review:{<extra_id_0>} {text} {target}", chat)
     examples = [encoder.encode({"text": text}, "it") for text in ("it", "the film")]
