@@ -107,11 +107,6 @@ def build(
             reporter.say(f"loading {config.model} ({config.dtype}) ...")
         backbone = configured_backbone(config)
     objective.check(template, backbone.causal, backbone.seq2seq)
-    if template.soft_length >= backbone.max_positions:
-        raise InputError(
-            f"template {config.template!r:.200} has {template.soft_length} soft tokens, {backbone.ref!r} has "
-            f"{backbone.max_positions} positions for them and the text: lower {{soft:N}}"
-        )
     method = make_method(config.method, template.soft_length, backbone)
     encoder = RowEncoder(
         template,

@@ -38,7 +38,8 @@ class ClassOptions(options.Options):
 
 def _word(value: Any) -> str:
     try:
-        return as_text(value)
+        # What a text may hold is said where it is tokenised.
+        return value if isinstance(value, str) else as_text(value)
     except InputError as error:
         raise ValueError(f"a label's word {error}") from None
 

@@ -77,8 +77,8 @@ class RowEncoder:
             # Before the ids of the rows are written down.
             if side.soft_length > self.max_length:
                 raise InputError(
-                    f"template {shown(template.text)} has {side.soft_length} soft tokens, and an example "
-                    f"{self.max_length} tokens in all (lower {{soft:N}}, or raise data.max_length if the model has "
+                    f"template {shown(template.text)} has {side.soft_length} soft tokens, which do not fit max_length "
+                    f"{self.max_length} (lower {{soft:N}}, or raise data.max_length if the model has "
                     "positions for it)"
                 )
             for piece in side.pieces:

@@ -1,7 +1,6 @@
 """Tokenizers: that of a model folder, and one of bytes for models that come without files."""
 
 import inspect
-import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +10,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from jaxprompt.errors import InputError
+from jaxprompt.weights.json_file import read_json
 
 # Special tokens of each family's byte tokenizer, in the order of their ids: all it has a use for, by Hugging Face's
 # role. T5's decoder starts with id 0, its padding.
@@ -74,10 +74,11 @@ def read_tokenizer(folder: Path) -> Any:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if not isinstance(found, dict):
-        raise InputError(f"{path} holds no JSON object: fetch it again")
-    return found
+    """A file of settings; nothing where there is none."""
+    try:
+        return read_json(path) if path.exists() else {}
+    except InputError as error:
+        raise InputError(f"no usable tokenizer in {path.parent}: {error}") from None
 
 
 def _of_tokenizer_json(folder: Path, settings: dict[str, Any], config: dict[str, Any]) -> Any:

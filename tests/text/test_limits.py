@@ -55,7 +55,7 @@ def test_a_cut_of_either_side_is_told(metaspace_always):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{soft:999999999}{a}", "has 999999999 soft tokens, and an example 64 tokens in all .lower"),
+        ("{soft:999999999}{a}", "has 999999999 soft tokens, which do not fit max_length 64 .lower"),
         ("{soft:33}{a}{soft:32}", "has 65 soft tokens"),
         ("it was " * BIG + "{a}", "has a text of over 64 tokens"),
         ("{a} it was " * 10**4, "do not fit max_length 64"),
