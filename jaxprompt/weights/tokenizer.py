@@ -65,7 +65,9 @@ def read_tokenizer(folder: Path) -> Any:
             return _byt5_tokenizer(settings.get("extra_ids", 125))
         _check_sentencepiece(folder)
         auto = _transformers().AutoTokenizer
-        return auto.from_pretrained(str(folder.resolve()), local_files_only=True, trust_remote_code=False)
+        made = auto.from_pretrained(str(folder.resolve()), local_files_only=True, trust_remote_code=False)
+        _check_files(folder, made)
+        return made
     except InputError:
         raise
     except Exception as error:  # Of damaged files: of transformers, of JSON, and the bare Exception of tokenizers.
@@ -141,6 +143,19 @@ def _check_sentencepiece(folder: Path) -> None:
         raise InputError(
             f"no tokenizer.json in {folder}: its {found.name} is read with sentencepiece and protobuf (pip install "
             f"{' '.join(missing)})"
+        )
+
+
+def _check_files(folder: Path, made: Any) -> None:
+    """Raises InputError where a file that the tokenizer reads is not there: transformers then makes an empty one."""
+    # Gemma's class names none, and reads the model file that its family comes with.
+    listed = [name for role, name in type(made).vocab_files_names.items() if role != "tokenizer_file"]
+    names = listed or ["tokenizer.model"]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"no tokenizer in {folder}: neither tokenizer.json nor {' and '.join(names)} is there whole (fetch the "
+            "model's tokenizer files into it)"
         )
 
 
