@@ -170,7 +170,7 @@ def test_a_sentencepiece_model_names_what_reads_it(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("kind", ["t5", "bart", "mbart", "gpt2", "gpt_neox", "opt", "qwen3", "gemma", "bert", "llama"])
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path, kind):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
-    with pytest.raises(InputError, match="^no (usable )?tokenizer in .*tokenizer.json") as error:
+    with pytest.raises(InputError, match=r"^no (usable )?tokenizer in .*tokenizer\.json") as error:
         read_tokenizer(tmp_path)
     assert "\n" not in str(error.value)
 
@@ -179,7 +179,7 @@ def test_older_files_are_read_if_they_are_whole(tmp_path):
     alphabet = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "th", "the"]
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     (tmp_path / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(alphabet)}))
-    with pytest.raises(InputError, match="neither tokenizer.json nor vocab.json and merges.txt is there whole"):
+    with pytest.raises(InputError, match=r"^no (usable )?tokenizer in .*merges"):
         read_tokenizer(tmp_path)
     (tmp_path / "merges.txt").write_text("#version: 0.2\nt h\nth e\n")
     assert read_tokenizer(tmp_path)("the")["input_ids"] == [alphabet.index("the")]
