@@ -143,6 +143,8 @@ def name_tokens(template: Template, tokens: "TextTokenizer") -> Template:
       InputError: a placeholder looks like a special token that the tokenizer lacks, or the hard text has the name of
         one, which would be read as ordinary characters.
     """
+    # A special token that is spelled as a word, a sign or a space does not show what was meant.
+    telling = [name for name in tokens.special_names if re.search("[^\\W\\d_]", name) and not name.isalnum()]
     pieces = []
     for piece in template.pieces:
         if isinstance(piece, Field):
@@ -157,9 +159,7 @@ def name_tokens(template: Template, tokens: "TextTokenizer") -> Template:
                     f"{did_you_mean(piece.name, sorted(tokens.names))}"
                 )
         elif isinstance(piece, Hard):
-            found = next(
-                (match[0] for match in _TOKEN_NAME.finditer(piece.text) if match[0] in tokens.special_names), None
-            )
+            found = min((name for name in telling if name in piece.text), key=piece.text.index, default=None)
             if found is not None:
                 raise InputError(
                     f"{found!r} in template {shown(template.text)} is a special token of this tokenizer (write "
