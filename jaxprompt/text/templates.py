@@ -134,6 +134,13 @@ def parse_template(text: str) -> Template:
     return Template(text, tuple(pieces))
 
 
+def looks_special(name: str) -> bool:
+    """Whether a token is spelled as special ones are, `<|end|>`, `[SEP]` or `en_XX`, and not as a piece of text."""
+    framed = not any(end.isalnum() or end.isspace() for end in (name[:1], name[-1:]))
+    joined = "_" in name and name.replace("_", "").isalnum()
+    return joined or (framed and any(map(str.isalnum, name)))
+
+
 def name_tokens(template: Template, tokens: "TextTokenizer") -> Template:
     """Returns a template whose placeholders that name a special token are that token, and not a column.
 
@@ -143,8 +150,7 @@ def name_tokens(template: Template, tokens: "TextTokenizer") -> Template:
       InputError: a placeholder looks like a special token that the tokenizer lacks, or the hard text has the name of
         one, which would be read as ordinary characters.
     """
-    # A special token that is spelled as a word, a sign or a space does not show what was meant.
-    telling = [name for name in tokens.special_names if re.search("[^\\W\\d_]", name) and not name.isalnum()]
+    telling = [name for name in tokens.special_names if looks_special(name)]
     pieces = []
     for piece in template.pieces:
         if isinstance(piece, Field):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import tokenizers
 
 from jaxprompt.errors import InputError
-from jaxprompt.text.templates import ROLES
+from jaxprompt.text.templates import ROLES, looks_special
 from jaxprompt.text.values import check_unicode, shown
 
 if TYPE_CHECKING:  # Importing it takes seconds.
@@ -117,7 +117,7 @@ class TextTokenizer:
     @functools.cached_property
     def special_names(self) -> frozenset[str]:
         """The names of special tokens, which are found in no text."""
-        return frozenset(t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special)
+        return _special_names(self.tokenizer)
 
     @functools.cached_property
     def surrounding_ids(self) -> frozenset[int]:
@@ -175,7 +175,7 @@ def text_tokenizer(tokenizer: "PreTrainedTokenizerBase", vocab_size: int | None 
     at = one.sequence_ids.index(0)
     made = TextTokenizer(
         tokenizer,
-        _without_special_tokens(state),
+        _without_special_tokens(state, _special_names(tokenizer)),
         leading=tuple(one.ids[:at]),
         trailing=tuple(one.ids[at + 1 :]),
         pair_types="token_type_ids" in tokenizer.model_input_names and 1 in two.type_ids,
@@ -213,18 +213,23 @@ def _around(state: dict) -> tuple[tokenizers.Encoding, tokenizers.Encoding]:
     return copy.encode("x"), copy.encode("x", "x")
 
 
-def _without_special_tokens(state: dict) -> tokenizers.Tokenizer:
+def _special_names(tokenizer: "PreTrainedTokenizerBase") -> frozenset[str]:
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    # What an ordinary token is used for, such as a "!" that pads, does not make it special.
+    return frozenset({*added, *filter(looks_special, tokenizer.all_special_tokens)})
+
+
+def _without_special_tokens(state: dict, names: frozenset[str]) -> tokenizers.Tokenizer:
     """A copy that finds no special token in a text, their ids unused.
 
     `split_special_tokens` is not enough: it keeps them from being looked up, but a Unigram model has `</s>` among
     its pieces, with the best of all scores. So they get names that no text has, which keeps every id.
     """
     model = state["model"]
-    renamed = {}
+    # No piece of text has both: white space is replaced or split at before the model sees it.
+    renamed = {name: f"\0 {name}" for name in names}
     for token in state["added_tokens"]:
-        if token["special"]:
-            # No piece of text has both: white space is replaced or split at before the model sees it.
-            renamed[token["content"]] = token["content"] = f"\0 {token['content']}"
+        token["content"] = renamed.get(token["content"], token["content"])
     if model["type"] == "Unigram":
         model["vocab"] = [[renamed.get(piece, piece), score] for piece, score in model["vocab"]]
     else:

@@ -101,15 +101,19 @@ def _of_tokenizer_json(folder: Path, settings: dict[str, Any], config: dict[str,
     extra = said.get("extra_special_tokens") or said.get("additional_special_tokens") or []
     more = [_name(token) for token in (extra.values() if isinstance(extra, dict) else extra)]
     template = folder / "chat_template.jinja"
-    return fast(
+    made = fast(
         tokenizer_object=backend,
         model_input_names=said.get("model_input_names") or list(family.model_input_names),
         chat_template=template.read_text(encoding="utf-8") if template.is_file() else said.get("chat_template"),
-        # What tokenizer.json lacks would get a new id, one that the model has no embedding for.
-        extra_special_tokens=[name for name in more if _has(backend, name)],
-        **{role: _name(token) for role, token in named.items() if _has(backend, _name(token))},
         **{name: said[name] for name in _BEHAVIOUR if name in said},
     )
+    # Not as arguments, which make a special token of an ordinary one, such as a "!" that pads. What tokenizer.json
+    # lacks would get a new id, one that the model has no embedding for.
+    for role, token in named.items():
+        if _has(backend, _name(token)):
+            setattr(made, role, _name(token))
+    made.extra_special_tokens = [name for name in more if _has(backend, name)]
+    return made
 
 
 def _family_class(settings: dict[str, Any], config: dict[str, Any]) -> type:
