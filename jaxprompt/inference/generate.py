@@ -18,7 +18,7 @@ from jaxprompt.experiment.build import context_encoder
 from jaxprompt.inference.decode import Search, decode
 from jaxprompt.prompts import Prompt
 from jaxprompt.text.layout import split_sides
-from jaxprompt.text.tokens import check_ids, text_tokenizer
+from jaxprompt.text.tokens import text_tokenizer, whole_ids
 from jaxprompt.types import Inputs, Prefix, prefix_length
 
 # Contexts are padded to a multiple of this, so that texts of similar length share one compiled program.
@@ -269,10 +269,10 @@ def _ids(backbone, text: str, number: int) -> list[int]:
         raise InputError(f"text {number} is a row of fields, which need a prompt with a template: give plain texts")
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise InputError(f"text {number}, {_shown(text)}, has half a surrogate pair: repair the text")
-    ids = backbone.tokenizer(text)["input_ids"]
+    ids = whole_ids(backbone.tokenizer, text, f"text {number}", backbone.vocab_size)
     if not ids:
         raise InputError(f"text {number}: an empty text has no token to continue: give at least one character")
-    return check_ids(ids, backbone.tokenizer, backbone.vocab_size, f"text {number}: ")
+    return ids
 
 
 def rows_of(texts: Iterable[str | dict], fields: Sequence[str]) -> list[dict]:

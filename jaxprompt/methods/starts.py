@@ -16,8 +16,8 @@ from jaxprompt.errors import InputError
 from jaxprompt.methods.base import Start
 from jaxprompt.options import Options
 from jaxprompt.prompts import load_prompt
-from jaxprompt.text.tokens import check_ids
-from jaxprompt.text.values import check_unicode, shown
+from jaxprompt.text.tokens import check_ids, whole_ids
+from jaxprompt.text.values import shown
 
 
 class Init(Options):
@@ -164,8 +164,7 @@ def text(length: int, table, tokenizer, words: str, name: str = "method.init.tex
 
 def text_ids(length: int, tokenizer, words: str, name: str = "method.init.text") -> np.ndarray:
     """Token ids of `words`, repeated or cut to `length`."""
-    check_unicode(words, name)
-    ids = tokenizer(words, add_special_tokens=False)["input_ids"]
+    ids = whole_ids(tokenizer, words, name, special_tokens=False)
     if not ids:
         raise InputError(f"{name} {shown(words)} has no tokens: give a text to start the prompt from")
     return np.resize(np.asarray(ids, np.int32), length)
@@ -187,5 +186,5 @@ def labels(key: jax.Array, length: int, table, tokenizer, names, top_k: int) -> 
 
 def text_tokens(tokenizer, name: str) -> list[int]:
     """The ids of a label's text, or of its unknown token when nothing else is left of it."""
-    check_unicode(name, f"label {shown(name)}")
-    return tokenizer(name.replace("_", " "), add_special_tokens=False)["input_ids"] or [tokenizer.unk_token_id or 0]
+    ids = whole_ids(tokenizer, name.replace("_", " "), f"label {shown(name)}", special_tokens=False)
+    return ids or [tokenizer.unk_token_id or 0]

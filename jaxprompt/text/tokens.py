@@ -5,7 +5,7 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import tokenizers
@@ -49,7 +49,8 @@ class TextTokenizer:
         """Returns the ids of a text by itself, without special tokens.
 
         Raises:
-          InputError: half a surrogate pair in the text, or a token that the model has no embedding for.
+          InputError: half a surrogate pair in the text, characters that the tokenizer has no token for at all, or a
+            token that the model has no embedding for.
         """
         check_unicode(text, "the text")
         return self.checked(self._plain(text).ids)
@@ -61,10 +62,8 @@ class TextTokenizer:
     def _plain(self, text: str) -> tokenizers.Encoding:
         try:
             return self.backend.encode(text, add_special_tokens=False)
-        except BaseException as error:  # A panic of its Rust code is no Exception.
-            if type(error).__name__ != "PanicException":
-                raise
-            raise InputError(f"the tokenizer cannot read {shown(text)}, {len(text)} characters (shorten it)") from None
+        except BaseException as error:
+            raise _unreadable(text, error) from None
 
     def checked(self, ids: Sequence[int]) -> Sequence[int]:
         """Returns the ids; raises InputError for one that the model has no embedding for."""
@@ -95,7 +94,7 @@ class TextTokenizer:
         return self._known(ANCHORS) or self._known(self.tokenizer.decode([i]) for i in range(len(self.tokenizer)))
 
     def _known(self, texts: Iterable[str]) -> list[tuple[str, list[int]]]:
-        pairs = ((text, self._plain(text).ids) for text in texts)
+        pairs = ((text, _readable(lambda text=text: self._plain(text).ids)) for text in texts)
         unknown = self.tokenizer.unk_token_id
         return list(itertools.islice((pair for pair in pairs if pair[1] and unknown not in pair[1]), len(ANCHORS)))
 
@@ -106,7 +105,7 @@ class TextTokenizer:
         Not of its files, which another release may write otherwise.
         """
         words = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
-        ids = [self.tokenizer(text)["input_ids"] for text in PROBES]
+        ids = [_readable(lambda text=text: whole_ids(self.tokenizer, text, "a text")) for text in PROBES]
         return hashlib.sha256(json.dumps([words, ids]).encode()).hexdigest()[:16]
 
     @functools.cached_property
@@ -183,6 +182,52 @@ def text_tokenizer(tokenizer: "PreTrainedTokenizerBase", vocab_size: int | None 
     )
     made.checked([*made.leading, *made.trailing])
     return made
+
+
+def whole_ids(
+    tokenizer: "PreTrainedTokenizerBase",
+    text: str,
+    name: str,
+    vocab_size: int | None = None,
+    *,
+    special_tokens: bool = True,
+) -> list[int]:
+    """Returns the ids that a tokenizer itself has for a text, in which special tokens are found by name.
+
+    Args:
+      name: what the text is, for messages.
+      vocab_size: the model's embeddings; None: they are not looked at.
+      special_tokens: whether the tokenizer's own go around it.
+
+    Raises:
+      InputError: as `TextTokenizer.encode`.
+    """
+    check_unicode(text, name)
+    try:
+        ids = tokenizer(text, add_special_tokens=special_tokens)["input_ids"]
+    except BaseException as error:
+        raise _unreadable(text, error) from None
+    return ids if vocab_size is None else check_ids(ids, tokenizer, vocab_size, f"{name}: ")
+
+
+def _unreadable(text: str, error: BaseException) -> BaseException:
+    """What to raise where a tokenizer fails on a text: its own errors are bare Exceptions, and panics not even that."""
+    if type(error).__name__ == "PanicException":
+        return InputError(f"the tokenizer cannot read {shown(text)}, {len(text)} characters (shorten it)")
+    if type(error) is Exception:
+        reason = " ".join(str(error).split())
+        return InputError(
+            f"the tokenizer cannot read {shown(text)}: {reason} (leave out characters that it has no token for)"
+        )
+    return error
+
+
+def _readable(ids: Callable[[], list[int]]) -> list[int] | None:
+    """The ids of a text that a tokenizer can read, else None."""
+    try:
+        return ids()
+    except InputError:
+        return None
 
 
 def check_ids(
