@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from jaxprompt.errors import InputError
 from jaxprompt.text.templates import (
-    ROLES,
     Field,
     Hard,
     Mask,
@@ -17,7 +16,7 @@ from jaxprompt.text.templates import (
     Template,
     ToDecoder,
 )
-from jaxprompt.text.tokens import TextTokenizer
+from jaxprompt.text.tokens import ROLES, TextTokenizer
 from jaxprompt.text.values import check_unicode, shown
 
 # Stands in a trunk for the mask tokens, of which a label word needs one per token.

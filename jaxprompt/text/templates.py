@@ -3,16 +3,10 @@
 import dataclasses
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from jaxprompt.errors import InputError, did_you_mean
+from jaxprompt.text.tokens import ROLES, TextTokenizer, looks_special
 from jaxprompt.text.values import check_unicode, shown
-
-if TYPE_CHECKING:
-    from jaxprompt.text.tokens import TextTokenizer
-
-# Special tokens that a template calls by what they are for; any other by its own name, as in `{<|im_start|>}`.
-ROLES = ("bos", "eos", "cls", "sep", "mask")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,14 +128,7 @@ def parse_template(text: str) -> Template:
     return Template(text, tuple(pieces))
 
 
-def looks_special(name: str) -> bool:
-    """Whether a token is spelled as special ones are, `<|end|>`, `[SEP]` or `en_XX`, and not as a piece of text."""
-    framed = not any(end.isalnum() or end.isspace() for end in (name[:1], name[-1:]))
-    joined = "_" in name and name.replace("_", "").isalnum()
-    return joined or (framed and any(map(str.isalnum, name)))
-
-
-def name_tokens(template: Template, tokens: "TextTokenizer") -> Template:
+def name_tokens(template: Template, tokens: TextTokenizer) -> Template:
     """Returns a template whose placeholders that name a special token are that token, and not a column.
 
     Those are special and other added tokens, and what looks like one and is in the vocabulary, as BERT's `[unused1]`.

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import tokenizers
 
 from jaxprompt.errors import InputError
-from jaxprompt.text.templates import ROLES, looks_special
 from jaxprompt.text.values import check_unicode, shown
 
 if TYPE_CHECKING:  # Importing it takes seconds.
@@ -19,6 +18,8 @@ if TYPE_CHECKING:  # Importing it takes seconds.
 
 # Text to tokenise a continuation behind. Several, because a tokenizer may merge one of them with what follows.
 ANCHORS = (".", "\n", "a", "的", "1", ")")
+# Special tokens that a template calls by what they are for; any other by its own name, as in `{<|im_start|>}`.
+ROLES = ("bos", "eos", "cls", "sep", "mask")
 # Texts that tokenizers of one vocabulary may still read differently: case, accents, digits, white space, scripts.
 PROBES = (
     *("Hello World", " Hello  World ", "hello world", "naïve café", "I'll don't", "2023-10-05 650841823", "a\n\nb\t c"),
@@ -256,6 +257,13 @@ def _around(state: dict) -> tuple[tokenizers.Encoding, tokenizers.Encoding]:
     word = {"type": "WordLevel", "vocab": {"x": 0}, "unk_token": "x"}
     copy = tokenizers.Tokenizer.from_str(json.dumps({**state, **bare, "added_tokens": [], "model": word}))
     return copy.encode("x"), copy.encode("x", "x")
+
+
+def looks_special(name: str) -> bool:
+    """Whether a token is spelled as special ones are, `<|end|>`, `[SEP]` or `en_XX`, and not as a piece of text."""
+    framed = not any(end.isalnum() or end.isspace() for end in (name[:1], name[-1:]))
+    joined = "_" in name and name.replace("_", "").isalnum()
+    return joined or (framed and any(map(str.isalnum, name)))
 
 
 def _special_names(tokenizer: "PreTrainedTokenizerBase") -> frozenset[str]:
