@@ -74,10 +74,14 @@ class Layout:
     def word_ids(self, tokens: TextTokenizer, word: str) -> list[int]:
         """As `target_ids`, of a label word, whose own leading space is the template's where that has one.
 
+        The name of a special token is that token.
+
         Raises:
           InputError: also for a word in the spelling of a vocabulary file, as "Ġgood", "▁good" or "##ing".
         """
         check_unicode(word, f"label word {shown(word)}")
+        if word in tokens.special_names:
+            return [tokens.special_id(word)]
         marked = re.fullmatch("(Ġ|▁|##)(.+)", word)
         if marked:
             mark, rest = marked.groups()

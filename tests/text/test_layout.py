@@ -63,3 +63,12 @@ def test_a_special_token_of_any_spelling_in_hard_text_is_named(gpt2, make_encode
         make_encoder(text, grown)
     assert f"{said!r} in template" in str(error.value) and f"(write {{{said}}})" in str(error.value)
     assert backend.token_to_id(name) in make_encoder(f"{{text}}{{{name}}}", grown).encode({"text": "it"}).ids
+
+
+def test_a_label_word_that_names_a_special_token_is_that_token(llama, bert, make_encoder):
+    words = (("</s>",), ("<unk>x", "it"))
+    causal = make_encoder("{text} {target}", llama, objective="verbalizer", words=words)
+    assert causal.word_ids[0] == (2,)
+    assert len(causal.word_ids[1]) > 2
+    masked = make_encoder("{text} {mask}", bert, causal=False, objective="verbalizer", words=(("[SEP]",), ("it",)))
+    assert masked.word_ids == ((bert.sep_token_id,), (bert.convert_tokens_to_ids("it"),))
