@@ -18,8 +18,7 @@ from jaxprompt.experiment.build import context_encoder
 from jaxprompt.inference.decode import Search, decode
 from jaxprompt.prompts import Prompt
 from jaxprompt.text.layout import split_sides
-from jaxprompt.text.templates import parse_template
-from jaxprompt.text.tokens import check_ids, text_tokenizer
+from jaxprompt.text.tokens import text_tokenizer, whole_ids
 from jaxprompt.types import Inputs, Prefix, prefix_length
 
 # Contexts are padded to a multiple of this, so that texts of similar length share one compiled program.
@@ -109,13 +108,14 @@ def generate(
     if not texts:
         return []
 
-    hoisted, contexts, sources = _contexts(backbone, texts, prompt)
-    if prompt is not None and prompt.info.get("template"):
+    encoder = None if prompt is None or not prompt.info.get("template") else context_encoder(backbone, prompt)
+    hoisted, contexts, sources = _contexts(backbone, texts, prompt, encoder)
+    if encoder is not None:
         # It may have learned to end with another token than the tokenizer's.
-        ends = context_encoder(backbone, prompt).layout.target_tail[:1]
+        ends = encoder.layout.target_tail[:1]
         search = dataclasses.replace(search, eos=tuple(dict.fromkeys([*search.eos, *ends])))
     if sources is not None:
-        search, contexts = _forced_first(backbone, prompt, search, contexts)
+        search, contexts = _forced_first(backbone, encoder, search, contexts)
     start = prefix_length(prefix) + len(hoisted)
     longest, longest_source = max(map(len, contexts)), max(map(len, sources or [[]]))
     _check_lengths(backbone, search, start, contexts, sources)
@@ -225,7 +225,7 @@ def _check_memory(backbone, search: Search, rows: int, length: int) -> None:
         )
 
 
-def _forced_first(backbone, prompt, search: Search, contexts) -> tuple[Search, list[list[int]]]:
+def _forced_first(backbone, encoder, search: Search, contexts) -> tuple[Search, list[list[int]]]:
     """Makes a new token, forced, of the one that every text begins with behind the decoder's start token.
 
     So transformers counts a forced_bos_token_id, and so a model counts that writes its special token in front by
@@ -234,8 +234,7 @@ def _forced_first(backbone, prompt, search: Search, contexts) -> tuple[Search, l
     start, *first = contexts[0][-2:]
     if start != backbone.config.start_id or not first or first != list(_leading(backbone)):
         return search, contexts
-    template = prompt is not None and prompt.info.get("template")
-    if template and split_sides(parse_template(template))[1].fields:
+    if encoder is not None and split_sides(encoder.template)[1].fields:
         return search, contexts  # A field may be empty here and not there, and texts are all counted alike.
     return dataclasses.replace(search, forced_bos=first[0]), [context[:-1] for context in contexts]
 
@@ -246,10 +245,9 @@ def _leading(backbone) -> tuple[int, ...]:
     return text_tokenizer(backbone.tokenizer, backbone.vocab_size).leading if forced is None else (forced,)
 
 
-def _contexts(backbone, texts, prompt) -> tuple[list[int], list[list[int]], list[list[int]] | None]:
+def _contexts(backbone, texts, prompt, encoder) -> tuple[list[int], list[list[int]], list[list[int]] | None]:
     """The ids that all contexts share, to be computed once, the rest of each, and what an encoder reads."""
-    if prompt is not None and prompt.info.get("template"):
-        encoder = context_encoder(backbone, prompt)
+    if encoder is not None:
         rows = rows_of(texts, encoder.template.fields)
         trunks = [encoder.context(row, number=number) for number, row in enumerate(rows, 1)]
         contexts = [trunk.ids for trunk in trunks]
@@ -271,10 +269,10 @@ def _ids(backbone, text: str, number: int) -> list[int]:
         raise InputError(f"text {number} is a row of fields, which need a prompt with a template: give plain texts")
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise InputError(f"text {number}, {_shown(text)}, has half a surrogate pair: repair the text")
-    ids = backbone.tokenizer(text)["input_ids"]
+    ids = whole_ids(backbone.tokenizer, text, f"text {number}", backbone.vocab_size)
     if not ids:
         raise InputError(f"text {number}: an empty text has no token to continue: give at least one character")
-    return check_ids(ids, backbone.tokenizer, backbone.vocab_size, f"text {number}: ")
+    return ids
 
 
 def rows_of(texts: Iterable[str | dict], fields: Sequence[str]) -> list[dict]:

@@ -16,8 +16,8 @@ from jaxprompt.errors import InputError
 from jaxprompt.methods.base import Start
 from jaxprompt.options import Options
 from jaxprompt.prompts import load_prompt
-from jaxprompt.text.tokens import check_ids
-from jaxprompt.text.values import check_unicode
+from jaxprompt.text.tokens import check_ids, whole_ids
+from jaxprompt.text.values import shown
 
 
 class Init(Options):
@@ -99,8 +99,10 @@ def _token_ids(init: Init, key: jax.Array, length: int, start: Start):
     if init.type == "labels" and not start.label_texts:
         raise InputError("method.init.type 'labels' needs label words: set objective.labels")
     if init.type in ("text", "labels"):
-        words = init.text if init.type == "text" else ", ".join(start.label_texts)
-        return check_ids(text_ids(length, tokenizer, words).tolist(), tokenizer, start.backbone.vocab_size)
+        named = {"text": ("method.init.text", init.text), "labels": ("label words", ", ".join(start.label_texts))}
+        name, words = named[init.type]
+        ids = text_ids(length, tokenizer, words, name).tolist()
+        return check_ids(ids, tokenizer, start.backbone.vocab_size, f"{name}: ")
     ids = jnp.asarray(ordinary_ids(tokenizer, start.backbone.vocab_size)[: init.top_k])
     return jax.random.choice(key, ids, (length,), replace=len(ids) < length)
 
@@ -156,16 +158,15 @@ def vocab(key: jax.Array, length: int, table, tokenizer, top_k: int) -> Float[Ar
 
 def text(length: int, table, tokenizer, words: str, name: str = "method.init.text") -> Float[Array, "prompt embed"]:
     """Embeddings of the tokens of `words`, repeated or cut to `length` rows."""
-    ids = check_ids(text_ids(length, tokenizer, words, name).tolist(), tokenizer, table.shape[0])
+    ids = check_ids(text_ids(length, tokenizer, words, name).tolist(), tokenizer, table.shape[0], f"{name}: ")
     return table[jnp.asarray(ids)].astype(jnp.float32)
 
 
 def text_ids(length: int, tokenizer, words: str, name: str = "method.init.text") -> np.ndarray:
     """Token ids of `words`, repeated or cut to `length`."""
-    check_unicode(words, name)
-    ids = tokenizer(words, add_special_tokens=False)["input_ids"]
+    ids = whole_ids(tokenizer, words, name, special_tokens=False)
     if not ids:
-        raise InputError(f"{name} {words!r} has no tokens: give a text to start the prompt from")
+        raise InputError(f"{name} {shown(words)} has no tokens: give a text to start the prompt from")
     return np.resize(np.asarray(ids, np.int32), length)
 
 
@@ -173,7 +174,9 @@ def labels(key: jax.Array, length: int, table, tokenizer, names, top_k: int) -> 
     """One row per label word (the mean over its tokens), then sampled vocabulary (Lester et al. 2021, class label)."""
     if not names:
         raise InputError("method.init.type 'labels' needs label words: set objective.labels, or choose 'vocab'")
-    ids = [check_ids(text_tokens(tokenizer, name), tokenizer, table.shape[0]) for name in names]
+    ids = [
+        check_ids(text_tokens(tokenizer, name), tokenizer, table.shape[0], f"label {shown(name)}: ") for name in names
+    ]
     rows = [table[jnp.asarray(tokens)].astype(jnp.float32).mean(axis=0) for tokens in ids]
     rows = jnp.stack(rows[:length])
     if len(rows) < length:
@@ -183,5 +186,5 @@ def labels(key: jax.Array, length: int, table, tokenizer, names, top_k: int) -> 
 
 def text_tokens(tokenizer, name: str) -> list[int]:
     """The ids of a label's text, or of its unknown token when nothing else is left of it."""
-    check_unicode(name, f"label {name!r}")
-    return tokenizer(name.replace("_", " "), add_special_tokens=False)["input_ids"] or [tokenizer.unk_token_id or 0]
+    ids = whole_ids(tokenizer, name.replace("_", " "), f"label {shown(name)}", special_tokens=False)
+    return ids or [tokenizer.unk_token_id or 0]

@@ -14,8 +14,8 @@ from jaxprompt.objectives.base import DataAccess, Objective, Vocabulary
 from jaxprompt.objectives.classes import Classes, ClassOptions, class_scores
 from jaxprompt.objectives.pooling import Pooled, PoolOptions, pool
 from jaxprompt.text.encode import RowEncoder
-from jaxprompt.text.tokens import check_ids
-from jaxprompt.text.values import check_unicode
+from jaxprompt.text.tokens import whole_ids
+from jaxprompt.text.values import shown
 from jaxprompt.types import Batch, Inputs, Scores
 
 
@@ -57,11 +57,8 @@ class Similarity(Pooled, Classes):
 def embed_labels(backbone: Any, words: tuple[tuple[str, ...], ...], how: str) -> Float[Array, "classes embed"]:
     """Unit vectors: the mean over each label's texts, embedded without any prompt."""
     texts = [text for group in words for text in group]
-    for text in texts:
-        check_unicode(text, f"label text {text!r}")
-    encoded = [
-        check_ids(backbone.tokenizer(text)["input_ids"], backbone.tokenizer, backbone.vocab_size) for text in texts
-    ]
+    tokenizer, size = backbone.tokenizer, backbone.vocab_size
+    encoded = [whole_ids(tokenizer, text, f"label text {shown(text)}", size) for text in texts]
     length = max(map(len, encoded))
     ids, mask = (np.zeros((len(texts), length), np.int32) for _ in range(2))
     for row, tokens in enumerate(encoded):

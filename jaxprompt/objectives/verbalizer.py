@@ -18,6 +18,7 @@ from jaxprompt.ops.losses import sum_by_group
 from jaxprompt.text.encode import RowEncoder, check_started
 from jaxprompt.text.encoded import Encoded, int32
 from jaxprompt.text.layout import MASK
+from jaxprompt.text.values import shown
 from jaxprompt.types import Batch, Scores
 
 
@@ -100,14 +101,16 @@ def word_ids(words: Sequence[Sequence[str]], encoder: RowEncoder) -> tuple[tuple
         for word in group:
             ids = tuple(layout.word_ids(tokens, word)) if word.strip() else ()
             if not ids:
-                raise InputError(f"label {label} has an empty label word {word!r} (remove it)")
+                raise InputError(f"label {label} has an empty label word {shown(word)} (remove it)")
             if tokens.tokenizer.unk_token_id in ids:
-                raise InputError(f"label word {word!r} of label {label} is unknown to the tokenizer (choose another)")
+                raise InputError(
+                    f"label word {shown(word)} of label {label} is unknown to the tokenizer (choose another)"
+                )
             ids += layout.target_tail
             if ids in seen:
                 other, first = seen[ids]
                 raise InputError(
-                    f"label word {word!r} of label {label} has the tokens of {first!r} of label {other} (give each "
+                    f"label word {shown(word)} of label {label} has the tokens of {shown(first)} of label {other} (give each "
                     "label its own words)"
                 )
             seen[ids] = label, word
@@ -118,12 +121,13 @@ def word_ids(words: Sequence[Sequence[str]], encoder: RowEncoder) -> tuple[tuple
 
 def _warn_of_prefixes(words: Mapping[tuple[int, ...], tuple[int, str]]) -> None:
     """Warns of a label word that begins another label's: its probability is never below the other's."""
+    lengths = sorted({len(ids) for ids in words})
     for ids, (label, word) in words.items():
-        begins = (words[ids[:end]] for end in range(1, len(ids)) if ids[:end] in words)
+        begins = (words[ids[:end]] for end in lengths if end < len(ids) and ids[:end] in words)
         for other, first in begins:
             if other != label:
                 logging.getLogger("jaxprompt").warning(
-                    f"the tokens of label word {first!r} begin {word!r} of another label, so it is always at least as "
+                    f"the tokens of label word {shown(first)} begin {shown(word)} of another label, so it is always at least as "
                     "likely: write {eos} behind {target}, or choose other words"
                 )
                 return

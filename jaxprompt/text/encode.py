@@ -43,7 +43,8 @@ class RowEncoder:
 
     Between two soft slots the ids are those of the tokenizer for the plain text; special tokens written in a text are
     ordinary text. The tokenizer's own special tokens go around the text, inside the soft tokens at either end
-    (soft, [CLS], text, [SEP]), unless the template places one of them, or any that starts or ends texts, by hand.
+    (soft, [CLS], text, [SEP]), unless the template places one of them, or any that starts or ends texts, by hand ahead
+    of the target.
 
     Attributes:
       template: `{<|im_start|>}` and the like are special tokens in it, not columns.
@@ -170,10 +171,12 @@ class RowEncoder:
 
     def _side(self, layout: Layout, row: Mapping[str, Any], limit: int) -> tuple[list[int], bool]:
         """Returns the ids up to the target, at most `limit` of them, and whether fields were cut for that."""
-        texts = [beginning(self.tokens, text_value(row, name, None), self.max_length) for name in layout.fields]
+        whole = [text_value(row, name, None) for name in layout.fields]
+        texts = [beginning(self.tokens, text, self.max_length) for text in whole]
         trunk = self._assemble(layout, texts)
         if len(trunk) <= limit:
-            return trunk, False
+            # A beginning may be white space that a special token swallows.
+            return trunk, texts != whole
         full, excess = texts, 0
         # Tokens next to a cut may come out differently, hence the loop; it ends, at the latest, with empty fields.
         while len(trunk) > limit and any(texts):

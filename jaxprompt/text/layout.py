@@ -74,10 +74,14 @@ class Layout:
     def word_ids(self, tokens: TextTokenizer, word: str) -> list[int]:
         """As `target_ids`, of a label word, whose own leading space is the template's where that has one.
 
+        The name of a special token is that token.
+
         Raises:
           InputError: also for a word in the spelling of a vocabulary file, as "Ġgood", "▁good" or "##ing".
         """
-        check_unicode(word, f"label word {word!r}")
+        check_unicode(word, f"label word {shown(word)}")
+        if word in tokens.special_names:
+            return [tokens.special_id(word)]
         marked = re.fullmatch("(Ġ|▁|##)(.+)", word)
         if marked:
             mark, rest = marked.groups()
@@ -85,7 +89,7 @@ class Layout:
             letter = "Ġ" in tokens.vocabulary and tokens.tokenizer.decode([tokens.vocabulary["Ġ"]]) == "Ġ"
             if mark == "▁" or (mark == "Ġ" and not letter) or word in tokens.vocabulary:
                 meant = rest if mark == "##" or self.target_space else f" {rest}"
-                raise InputError(f"label word {word!r} is spelled as in a vocabulary file (write {meant!r})")
+                raise InputError(f"label word {shown(word)} is spelled as in a vocabulary file (write {shown(meant)})")
         return self.target_ids(tokens, word.removeprefix(" ") if self.target_space else word)
 
     def unseen_rows(self, vocab_size: int, pool: str) -> int:
@@ -160,7 +164,8 @@ def make_layout(
       InputError: a special token the tokenizer lacks, or something behind `{target}`.
     """
     pieces, target_space, target_tail = _split_target(template, tokens, scores_eos)
-    placed = {_piece_id(piece, tokens) for piece in template.pieces if isinstance(piece, Special)}
+    # What stands behind the target ends it, and says nothing of how the text begins.
+    placed = {_piece_id(piece, tokens) for piece in pieces if isinstance(piece, Special)}
     by_hand = bool(placed & tokens.surrounding_ids)
     leading = () if by_hand else tokens.leading
     if start_id is not None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 
 from jaxprompt.errors import InputError, did_you_mean
-from jaxprompt.text.tokens import ROLES, TextTokenizer
+from jaxprompt.text.tokens import ROLES, TextTokenizer, looks_special
 from jaxprompt.text.values import check_unicode, shown
 
 
@@ -137,6 +137,7 @@ def name_tokens(template: Template, tokens: TextTokenizer) -> Template:
       InputError: a placeholder looks like a special token that the tokenizer lacks, or the hard text has the name of
         one, which would be read as ordinary characters.
     """
+    telling = [name for name in tokens.special_names if looks_special(name)]
     pieces = []
     for piece in template.pieces:
         if isinstance(piece, Field):
@@ -151,9 +152,7 @@ def name_tokens(template: Template, tokens: TextTokenizer) -> Template:
                     f"{did_you_mean(piece.name, sorted(tokens.names))}"
                 )
         elif isinstance(piece, Hard):
-            found = next(
-                (match[0] for match in _TOKEN_NAME.finditer(piece.text) if match[0] in tokens.special_names), None
-            )
+            found = min((name for name in telling if name in piece.text), key=piece.text.index, default=None)
             if found is not None:
                 raise InputError(
                     f"{found!r} in template {shown(template.text)} is a special token of this tokenizer (write "

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import tokenizers
@@ -50,7 +50,8 @@ class TextTokenizer:
         """Returns the ids of a text by itself, without special tokens.
 
         Raises:
-          InputError: half a surrogate pair in the text, or a token that the model has no embedding for.
+          InputError: half a surrogate pair in the text, characters that the tokenizer has no token for at all, or a
+            token that the model has no embedding for.
         """
         check_unicode(text, "the text")
         return self.checked(self._plain(text).ids)
@@ -62,10 +63,8 @@ class TextTokenizer:
     def _plain(self, text: str) -> tokenizers.Encoding:
         try:
             return self.backend.encode(text, add_special_tokens=False)
-        except BaseException as error:  # A panic of its Rust code is no Exception.
-            if type(error).__name__ != "PanicException":
-                raise
-            raise InputError(f"the tokenizer cannot read {shown(text)}, {len(text)} characters (shorten it)") from None
+        except BaseException as error:
+            raise _unreadable(text, error) from None
 
     def checked(self, ids: Sequence[int]) -> Sequence[int]:
         """Returns the ids; raises InputError for one that the model has no embedding for."""
@@ -96,7 +95,7 @@ class TextTokenizer:
         return self._known(ANCHORS) or self._known(self.tokenizer.decode([i]) for i in range(len(self.tokenizer)))
 
     def _known(self, texts: Iterable[str]) -> list[tuple[str, list[int]]]:
-        pairs = ((text, self._plain(text).ids) for text in texts)
+        pairs = ((text, _readable(lambda text=text: self._plain(text).ids)) for text in texts)
         unknown = self.tokenizer.unk_token_id
         return list(itertools.islice((pair for pair in pairs if pair[1] and unknown not in pair[1]), len(ANCHORS)))
 
@@ -107,7 +106,7 @@ class TextTokenizer:
         Not of its files, which another release may write otherwise.
         """
         words = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
-        ids = [self.tokenizer(text)["input_ids"] for text in PROBES]
+        ids = [_readable(lambda text=text: whole_ids(self.tokenizer, text, "a text")) for text in PROBES]
         return hashlib.sha256(json.dumps([words, ids]).encode()).hexdigest()[:16]
 
     @functools.cached_property
@@ -118,7 +117,7 @@ class TextTokenizer:
     @functools.cached_property
     def special_names(self) -> frozenset[str]:
         """The names of special tokens, which are found in no text."""
-        return frozenset(t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special)
+        return _special_names(self.tokenizer)
 
     @functools.cached_property
     def surrounding_ids(self) -> frozenset[int]:
@@ -176,7 +175,7 @@ def text_tokenizer(tokenizer: "PreTrainedTokenizerBase", vocab_size: int | None 
     at = one.sequence_ids.index(0)
     made = TextTokenizer(
         tokenizer,
-        _without_special_tokens(state),
+        _without_special_tokens(state, _special_names(tokenizer)),
         leading=tuple(one.ids[:at]),
         trailing=tuple(one.ids[at + 1 :]),
         pair_types="token_type_ids" in tokenizer.model_input_names and 1 in two.type_ids,
@@ -184,6 +183,52 @@ def text_tokenizer(tokenizer: "PreTrainedTokenizerBase", vocab_size: int | None 
     )
     made.checked([*made.leading, *made.trailing])
     return made
+
+
+def whole_ids(
+    tokenizer: "PreTrainedTokenizerBase",
+    text: str,
+    name: str,
+    vocab_size: int | None = None,
+    *,
+    special_tokens: bool = True,
+) -> list[int]:
+    """Returns the ids that a tokenizer itself has for a text, in which special tokens are found by name.
+
+    Args:
+      name: what the text is, for messages.
+      vocab_size: the model's embeddings; None: they are not looked at.
+      special_tokens: whether the tokenizer's own go around it.
+
+    Raises:
+      InputError: as `TextTokenizer.encode`.
+    """
+    check_unicode(text, name)
+    try:
+        ids = tokenizer(text, add_special_tokens=special_tokens)["input_ids"]
+    except BaseException as error:
+        raise _unreadable(text, error) from None
+    return ids if vocab_size is None else check_ids(ids, tokenizer, vocab_size, f"{name}: ")
+
+
+def _unreadable(text: str, error: BaseException) -> BaseException:
+    """What to raise where a tokenizer fails on a text: its own errors are bare Exceptions, and panics not even that."""
+    if type(error).__name__ == "PanicException":
+        return InputError(f"the tokenizer cannot read {shown(text)}, {len(text)} characters (shorten it)")
+    if type(error) is Exception:
+        reason = " ".join(str(error).split())
+        return InputError(
+            f"the tokenizer cannot read {shown(text)}: {reason} (leave out characters that it has no token for)"
+        )
+    return error
+
+
+def _readable(ids: Callable[[], list[int]]) -> list[int] | None:
+    """The ids of a text that a tokenizer can read, else None."""
+    try:
+        return ids()
+    except InputError:
+        return None
 
 
 def check_ids(
@@ -214,18 +259,30 @@ def _around(state: dict) -> tuple[tokenizers.Encoding, tokenizers.Encoding]:
     return copy.encode("x"), copy.encode("x", "x")
 
 
-def _without_special_tokens(state: dict) -> tokenizers.Tokenizer:
+def looks_special(name: str) -> bool:
+    """Whether a token is spelled as special ones are, `<|end|>`, `[SEP]` or `en_XX`, and not as a piece of text."""
+    framed = not any(end.isalnum() or end.isspace() for end in (name[:1], name[-1:]))
+    joined = "_" in name and name.replace("_", "").isalnum()
+    return joined or (framed and any(map(str.isalnum, name)))
+
+
+def _special_names(tokenizer: "PreTrainedTokenizerBase") -> frozenset[str]:
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    # What an ordinary token is used for, such as a "!" that pads, does not make it special.
+    return frozenset({*added, *filter(looks_special, tokenizer.all_special_tokens)})
+
+
+def _without_special_tokens(state: dict, names: frozenset[str]) -> tokenizers.Tokenizer:
     """A copy that finds no special token in a text, their ids unused.
 
     `split_special_tokens` is not enough: it keeps them from being looked up, but a Unigram model has `</s>` among
     its pieces, with the best of all scores. So they get names that no text has, which keeps every id.
     """
     model = state["model"]
-    renamed = {}
+    # No piece of text has both: white space is replaced or split at before the model sees it.
+    renamed = {name: f"\0 {name}" for name in names}
     for token in state["added_tokens"]:
-        if token["special"]:
-            # No piece of text has both: white space is replaced or split at before the model sees it.
-            renamed[token["content"]] = token["content"] = f"\0 {token['content']}"
+        token["content"] = renamed.get(token["content"], token["content"])
     if model["type"] == "Unigram":
         model["vocab"] = [[renamed.get(piece, piece), score] for piece, score in model["vocab"]]
     else:

@@ -65,7 +65,9 @@ def read_tokenizer(folder: Path) -> Any:
             return _byt5_tokenizer(settings.get("extra_ids", 125))
         _check_sentencepiece(folder)
         auto = _transformers().AutoTokenizer
-        return auto.from_pretrained(str(folder.resolve()), local_files_only=True, trust_remote_code=False)
+        made = auto.from_pretrained(str(folder.resolve()), local_files_only=True, trust_remote_code=False)
+        _check_files(folder, made)
+        return made
     except InputError:
         raise
     except Exception as error:  # Of damaged files: of transformers, of JSON, and the bare Exception of tokenizers.
@@ -99,15 +101,19 @@ def _of_tokenizer_json(folder: Path, settings: dict[str, Any], config: dict[str,
     extra = said.get("extra_special_tokens") or said.get("additional_special_tokens") or []
     more = [_name(token) for token in (extra.values() if isinstance(extra, dict) else extra)]
     template = folder / "chat_template.jinja"
-    return fast(
+    made = fast(
         tokenizer_object=backend,
         model_input_names=said.get("model_input_names") or list(family.model_input_names),
         chat_template=template.read_text(encoding="utf-8") if template.is_file() else said.get("chat_template"),
-        # What tokenizer.json lacks would get a new id, one that the model has no embedding for.
-        extra_special_tokens=[name for name in more if _has(backend, name)],
-        **{role: _name(token) for role, token in named.items() if _has(backend, _name(token))},
         **{name: said[name] for name in _BEHAVIOUR if name in said},
     )
+    # Not as arguments, which make a special token of an ordinary one, such as a "!" that pads. What tokenizer.json
+    # lacks would get a new id, one that the model has no embedding for.
+    for role, token in named.items():
+        if _has(backend, _name(token)):
+            setattr(made, role, _name(token))
+    made.extra_special_tokens = [name for name in more if _has(backend, name)]
+    return made
 
 
 def _family_class(settings: dict[str, Any], config: dict[str, Any]) -> type:
@@ -141,6 +147,19 @@ def _check_sentencepiece(folder: Path) -> None:
         raise InputError(
             f"no tokenizer.json in {folder}: its {found.name} is read with sentencepiece and protobuf (pip install "
             f"{' '.join(missing)})"
+        )
+
+
+def _check_files(folder: Path, made: Any) -> None:
+    """Raises InputError where a file that the tokenizer reads is not there: transformers then makes an empty one."""
+    # Gemma's class names none, and reads the model file that its family comes with.
+    listed = [name for role, name in type(made).vocab_files_names.items() if role != "tokenizer_file"]
+    names = listed or ["tokenizer.model"]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"no tokenizer in {folder}: neither tokenizer.json nor {' and '.join(names)} is there whole (fetch the "
+            "model's tokenizer files into it)"
         )
 
 

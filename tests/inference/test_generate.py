@@ -151,7 +151,7 @@ def test_a_source_that_is_too_long_is_refused(monkeypatch):
     bart = jaxprompt.load_backbone(GOLDEN / "bart")
     bart = dataclasses.replace(bart, read_tokenizer=lambda: SimpleNamespace(eos_token_id=2))
     source = [5] * (bart.max_positions + 1)
-    monkeypatch.setattr(generation, "_contexts", lambda backbone, texts, prompt: ([], [[2]], [source]))
+    monkeypatch.setattr(generation, "_contexts", lambda *_: ([], [[2]], [source]))
     with pytest.raises(InputError, match=f"a source of {len(source)} tokens, .* {bart.max_positions} positions"):
         jaxprompt.generate(bart, ["x"], max_new_tokens=2)
 
@@ -219,7 +219,7 @@ class Renumbered:
     def __getattr__(self, name):
         return getattr(self.tokenizer, name)
 
-    def __call__(self, text):
+    def __call__(self, text, add_special_tokens=True):
         return {"input_ids": [512 if word == "[NEW]" else 400 for word in text.split()]}
 
     def convert_ids_to_tokens(self, token_id):

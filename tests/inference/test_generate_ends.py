@@ -1,5 +1,6 @@
 """What a prompt has learned to end with ends what it writes; models that read bytes write them."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from transformers import PreTrainedTokenizerFast
 
 import jaxprompt
 from jaxprompt.errors import InputError
@@ -38,6 +40,14 @@ def test_a_prompt_ends_with_what_its_template_has_behind_the_target(monkeypatch,
     assert ended and whole.startswith(ended) and len(whole) > len(ended)
 
 
+def test_a_prompt_without_an_end_warns_once(monkeypatch, stories, caplog):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=stories.tokenizer.backend_tokenizer, unk_token="<unk>")
+    endless = dataclasses.replace(stories, read_tokenizer=lambda: tokenizer)
+    monkeypatch.setattr(generation, "decode", lambda *args, **kwargs: (np.array([[5]]), np.zeros(1)))
+    jaxprompt.generate(endless, ["Once"], bare_prompt(stories, "{text}{target}"), max_new_tokens=1)
+    assert caplog.text.count("no end of sequence") == 1
+
+
 def test_tokens_that_the_model_lacks_are_refused_in_plain_texts(stories):
     grown = SimpleNamespace(
         causal=True,
@@ -46,7 +56,7 @@ def test_tokens_that_the_model_lacks_are_refused_in_plain_texts(stories):
         tokenizer=stories.tokenizer,
     )
     with pytest.raises(InputError, match="but the model has 300 embeddings"):
-        generation._contexts(grown, ["Once upon a time"], None)
+        generation._contexts(grown, ["Once upon a time"], None, None)
     with pytest.raises(InputError, match="but the model has 300 embeddings"):
         embed_labels(grown, (("Once upon a time",), ("x",)), "last")
     with pytest.raises(InputError, match="half a surrogate pair"):

@@ -110,7 +110,8 @@ def test_a_start_from_a_token_without_an_embedding_is_refused(stories, start):
     tokenizer = stories.tokenizer
     last = max(tokenizer(" dog", add_special_tokens=False)["input_ids"])
     table = table_of(stories)[:last]
-    with pytest.raises(InputError, match=f"has the id {last}, but the model has {last} embeddings"):
+    named = {"text": "method.init.text", "labels": "label 'dog'"}[start]
+    with pytest.raises(InputError, match=f"^{named}: token .* has the id {last}, but the model has {last} embeddings"):
         if start == "text":
             starts.text(3, table, tokenizer, "dog")
         else:

@@ -132,3 +132,16 @@ def test_soft_rows_that_a_causal_model_cannot_see_are_refused(roberta, make_enco
         return
     with pytest.raises(InputError, match=rf"^{unseen} soft tokens of template .* move {{soft:N}} before the text"):
         make_encoder(text, roberta, pool=pool)
+
+
+def test_a_huge_label_word_takes_no_time(gpt2, make_encoder):
+    start = time.monotonic()
+    encoder = make_encoder(
+        "{a} {target}", gpt2, objective="verbalizer", words=(("ab" * 10**5,), ("ab",)), max_length=64
+    )
+    with pytest.raises(InputError, match="do not fit max_length 64"):
+        encoder.encode({"a": "it"}, label=0)
+    with pytest.raises(InputError) as error:
+        make_encoder("{a} {target}", gpt2, objective="verbalizer", words=(("▁" + "ab" * 10**5,), ("ab",)))
+    assert len(str(error.value)) < 300
+    assert time.monotonic() - start < 5

@@ -3,11 +3,12 @@
 import dataclasses
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from jaxprompt.errors import InputError
-from jaxprompt.text.tokens import check_ids, text_tokenizer
+from jaxprompt.methods import starts
+from jaxprompt.text.tokens import check_ids, text_tokenizer, whole_ids
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +95,29 @@ def test_what_a_tokenizer_cannot_read_says_so_in_one_line(gpt2):
 
     with pytest.raises(InputError, match=r"cannot read 'a+\.\.\.a+', 1000 characters \(shorten it\)$"):
         dataclasses.replace(tokens, backend=Backend()).encode("a" * 1000)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.WordLevel({"a": 0, "b": 1}, unk_token="[UNK]"),
+        models.WordPiece({"a": 0, "b": 1}, unk_token="[UNK]"),
+        models.Unigram([("a", -1.0), ("b", -2.0)]),
+        models.BPE({"a": 0, "b": 1}, [], unk_token="[UNK]"),
+    ],
+)
+def test_a_tokenizer_that_has_nothing_for_the_unknown_reads_the_rest(model):
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokens = text_tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend))
+    assert (tokens.encode("a b"), tokens.continuation(" b"), len(tokens.fingerprint)) == ([0, 1], [1], 16)
+    calls = (
+        lambda: tokens.encode("z"),
+        lambda: tokens.continuation("z"),
+        lambda: whole_ids(tokens.tokenizer, "z", "text"),
+        lambda: starts.text_ids(2, tokens.tokenizer, "z"),
+        lambda: starts.text_tokens(tokens.tokenizer, "z"),
+    )
+    for call in calls:
+        with pytest.raises(InputError, match=r"^the tokenizer cannot read '.*z': .* \(leave out characters"):
+            call()

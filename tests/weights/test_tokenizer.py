@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from transformers import ByT5Tokenizer
 
 from jaxprompt.errors import InputError
+from jaxprompt.text.tokens import text_tokenizer
 from jaxprompt.weights import tokenizer as module
 from jaxprompt.weights.tokenizer import read_tokenizer
 
@@ -113,6 +114,30 @@ def test_the_other_files_say_what_the_special_tokens_are_for(tmp_path):
     assert (read.padding_side, read.chat_template) == ("left", "{{ messages }}")
 
 
+@pytest.mark.parametrize(("made", "role"), [(byte_level(), "pad_token"), (word_piece(), "eos_token")])
+def test_an_ordinary_token_with_a_role_stays_one(tmp_path, made, role):
+    text = "We had things. Year"
+    ids = made.encode(text, add_special_tokens=False).ids[:4]
+    name = made.id_to_token(ids[1])
+    read = read_tokenizer(folder_of(tmp_path, made, "mine", {role: name}))
+    assert getattr(read, f"{role}_id") == ids[1]
+    for special in (False, True):
+        assert read(text, add_special_tokens=False)["input_ids"][:4] == ids
+        assert read.decode(ids, skip_special_tokens=special) == made.decode(ids)
+    tokens = text_tokenizer(read)
+    assert tokens.encode(text)[:4] == ids
+    assert tokens.special_id(role.removesuffix("_token") if role == "eos_token" else name) == ids[1]
+
+
+def test_a_role_makes_a_name_special_in_no_text(tmp_path):
+    made = tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0, "<s>": 1, "it": 2}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    read = read_tokenizer(folder_of(tmp_path, made, "mine", {"bos_token": "<s>"}))
+    assert read("it <s>")["input_ids"] == [2, 1]
+    assert text_tokenizer(read).encode("it <s>") == [2, 0]
+    assert text_tokenizer(read).special_id("bos") == 1
+
+
 def test_a_family_says_what_the_files_leave_open(tmp_path):
     read = read_tokenizer(folder_of(tmp_path, byte_level(), "gpt2"))
     assert (read.eos_token_id, read.bos_token_id) == (0, 0)
@@ -165,3 +190,21 @@ def test_a_sentencepiece_model_names_what_reads_it(tmp_path, monkeypatch, name):
     monkeypatch.setattr(module, "_installed", lambda package: package != "sentencepiece")
     with pytest.raises(InputError, match=rf"its {name} is read with sentencepiece.*\(pip install sentencepiece\)$"):
         read_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart", "mbart", "gpt2", "gpt_neox", "opt", "qwen3", "gemma", "bert", "llama"])
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path, kind):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(InputError, match=r"^no (usable )?tokenizer in .*tokenizer\.json") as error:
+        read_tokenizer(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_older_files_are_read_if_they_are_whole(tmp_path):
+    alphabet = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "th", "the"]
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    (tmp_path / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(alphabet)}))
+    with pytest.raises(InputError, match=r"^no (usable )?tokenizer in .*merges"):
+        read_tokenizer(tmp_path)
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nt h\nth e\n")
+    assert read_tokenizer(tmp_path)("the")["input_ids"] == [alphabet.index("the")]
