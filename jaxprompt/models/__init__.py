@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxprompt.models.decoder import Cache, Decoder, DecoderConfig
+from jaxprompt.models.cache import Cache
+from jaxprompt.models.decoder import Decoder, DecoderConfig
 from jaxprompt.models.encoder import Encoder, EncoderConfig
 from jaxprompt.models.seq2seq import Memory, Seq2Seq, Seq2SeqConfig
 from jaxprompt.models.stack import check_remat

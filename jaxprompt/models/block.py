@@ -1,17 +1,26 @@
-"""One transformer layer, in every arrangement that the supported families use."""
+"""One transformer layer, in every arrangement that the supported families use.
+
+Suffixes name axes as in `ops.attention`.
+"""
 
 import dataclasses
 from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from flax import struct
+from jaxtyping import Array, Float, Int
 
+from jaxprompt.models.cache import Cache
 from jaxprompt.models.layers import ACTIVATIONS, Linear, Norm
-from jaxprompt.models.rotary import rotate
-from jaxprompt.ops.attention import Joined, View, attend
+from jaxprompt.models.rotary import Rotary, rotate
+from jaxprompt.ops.attention import AttentionOptions, Joined, KeysValues, View, attend
 from jaxprompt.ops.losses import gather_positions
+
+# Where transformers cuts off what float16 cannot hold, 65504 and more.
+FLOAT16_LIMIT = 64504.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +30,9 @@ class BlockConfig:
     Attributes:
       norm: LayerNorm with bias, or RMSNorm.
       gated_mlp: `act(gate) * up` in place of `act(up)`.
+      rotary: None: positions enter elsewhere.
       attention_scale: factor on the attention logits.
+      scale_by_layer: the factor is divided by the layer's number, counted from 1.
       qkv_bias: biases of the projections to queries, keys and values; likewise `out_bias`, `mlp_bias`.
       residual: where the norms stand. "pre": before attention and before the MLP. "post": after each sum. "output":
         of what is added. "sandwich": both before and of what is added. "parallel": attention and MLP side by side,
@@ -32,6 +43,9 @@ class BlockConfig:
       attention_softcap: attention logits are squeezed into (-cap, cap) by a tanh.
       residual_scale: factor on what is added to the residual stream.
       cross: whether there is a cross-attention between attention and MLP.
+      float16: what saves sums beyond float16's largest number in a model of that type, as in transformers. "wide": the
+        MLP's `down` and the residual stream are float32 (T5). "clamped": the stream is cut off behind each layer (BART's
+        encoder).
     """
 
     hidden_size: int
@@ -48,6 +62,8 @@ class BlockConfig:
     qkv_bias: bool
     out_bias: bool
     mlp_bias: bool
+    rotary: Rotary | None = None
+    scale_by_layer: bool = False
     residual: Literal["pre", "post", "output", "sandwich", "parallel", "parallel_shared"] = "pre"
     norm_affine: bool = True
     norm_offset: bool = False
@@ -55,6 +71,53 @@ class BlockConfig:
     attention_softcap: float | None = None
     residual_scale: float = 1.0
     cross: bool = False
+    float16: Literal["plain", "wide", "clamped"] = "plain"
+
+    def saves(self, how: str, dtype: Any) -> bool:
+        """Whether a model of this type needs saving, and is saved so, see `float16`."""
+        return self.float16 == how and jnp.dtype(dtype) == jnp.float16
+
+    def stream_dtype(self, dtype: Any) -> Any:
+        """Returns the type of the residual stream, and of `down`, in a model of this type."""
+        return jnp.float32 if self.saves("wide", dtype) else dtype
+
+
+class LayerInputs(struct.PyTreeNode):
+    """What a layer is given beside the hidden states, and what of its output is wanted.
+
+    Attributes:
+      view: what each token of the rows sees; of the cache, if there is one.
+      angles: rotary cosines and sines of all tokens; None: there is no rotary.
+      joined: the hidden states are those of a prompt and of the rows end to end; None: of the rows alone.
+      prefix: this layer's keys and values that all rows see.
+      cache: the keys and values of all layers, this one's new ones not yet among them.
+      memory, memory_view: keys and values of the cross-attention, and what each token sees of them.
+      layer: its number, counted from 0, traced in a loop.
+      at: the only positions of the rows of which the last layer's output is wanted; None: all.
+      is_last: whether the layer is known to be the last one, of which the prompt's output is not wanted either.
+    """
+
+    view: View
+    angles: Float[Array, "2 rows seq half"] | None = None
+    joined: Joined | None = None
+    prefix: KeysValues | None = None
+    cache: Cache | None = None
+    memory: KeysValues | None = None
+    memory_view: View | None = None
+    layer: Int[Array, ""] | int = 0
+    at: Int[Array, "rows n"] | None = None
+    is_last: bool = struct.field(pytree_node=False, default=False)
+
+    def pick(self, x: Float[Array, "rows seq *rest"]) -> Float[Array, "rows n *rest"]:
+        """Of an array by token, the part of those whose output is wanted."""
+        if not self.is_last:
+            return x
+        x = x if self.joined is None else self.joined.split(x)[1]
+        return x if self.at is None else gather_positions(x, self.at)
+
+    def pick_view(self, view: View) -> View:
+        """Of a view of the rows, what the tokens see whose output is wanted."""
+        return view.pick(self.at) if self.is_last else view
 
 
 def make_norm(config: BlockConfig, dtype: Any, kind: str | None = None, **options: Any) -> Norm:
@@ -83,6 +146,68 @@ class Attention(nn.Module):
             self.q_norm = make_norm(cfg, self.dtype, "rms", axes=axes)
             self.k_norm = make_norm(cfg, self.dtype, "rms", axes=axes)
 
+    def __call__(
+        self, x_rse: Float[Array, "rows seq embed"], given: LayerInputs
+    ) -> tuple[Float[Array, "rows n embed"], KeysValues, Cache | None]:
+        """Attends within the rows, to the prefix and to the cache.
+
+        Returns:
+          output, new keys and values `[rows, seq, kv_heads, head_dim]`, updated cache.
+        """
+        rotary, angles = self.config.rotary, given.angles
+        q_rshd, (k_rskd, v_rskd) = self.queries(given.pick(x_rse)), self.keys_values(x_rse)
+        if angles is not None:
+            q_rshd = rotate(q_rshd, jax.vmap(given.pick)(angles), rotary.interleaved)
+            k_rskd = rotate(k_rskd, angles, rotary.interleaved)
+
+        k_rtkd, v_rtkd, cache = k_rskd, v_rskd, given.cache
+        if cache is not None:
+            cache = cache.write(given.layer, (k_rskd, v_rskd))
+            k_rtkd, v_rtkd = cache.keys[given.layer], cache.values[given.layer]
+
+        if given.joined is None:
+            options, view = self.options(given.layer), given.pick_view(given.view)
+            y_rshd = attend(q_rshd, k_rtkd, v_rtkd, view, options, given.prefix)
+        else:
+            y_rshd = self._attend_joined(q_rshd, k_rtkd, v_rtkd, given)
+        return self._merge(y_rshd), (k_rskd, v_rskd), cache
+
+    def read(self, x_rse: Float[Array, "rows seq embed"], memory: KeysValues, view: View):
+        """Attends to given keys and values `[rows, kv_seq, kv_heads, head_dim]` alone (cross-attention)."""
+        return self._merge(attend(self.queries(x_rse), *memory, view, self.options(0)))
+
+    def queries(self, x_rse: Float[Array, "rows seq embed"]) -> Float[Array, "rows seq heads head_dim"]:
+        """Returns queries, no rotary applied."""
+        return self._heads(self.q(x_rse), self.q_norm if self.config.qk_norm != "none" else None)
+
+    def keys_values(self, x_rse: Float[Array, "rows seq embed"]) -> KeysValues:
+        """Returns keys and values `[rows, seq, kv_heads, head_dim]`, no rotary applied."""
+        k_norm = self.k_norm if self.config.qk_norm != "none" else None
+        return self._heads(self.k(x_rse), k_norm), self._heads(self.v(x_rse), None)
+
+    @nn.nowrap
+    def options(self, layer: Int[Array, ""] | int) -> AttentionOptions:
+        """Returns how a layer attends."""
+        cfg = self.config
+        scale = cfg.attention_scale / (layer + 1) if cfg.scale_by_layer else cfg.attention_scale
+        return AttentionOptions(scale, cfg.attention_softcap, self.implementation)
+
+    @nn.nowrap
+    def _attend_joined(self, q_rshd, k_rskd, v_rskd, given):
+        """The prompt to itself and to what is before it, the rows to themselves and to all of that."""
+        joined, options, prefix = given.joined, self.options(given.layer), given.prefix
+        (prompt_k, k_rtkd), (prompt_v, v_rtkd) = joined.split(k_rskd), joined.split(v_rskd)
+        before = prompt_k[0], prompt_v[0]
+        if prefix is not None:
+            before = tuple(jnp.concatenate([old, new]) for old, new in zip(prefix, before, strict=True))
+        view = given.pick_view(given.view)
+        if given.is_last:
+            return attend(q_rshd, k_rtkd, v_rtkd, view, options, before)
+        prompt_q, q_rshd = joined.split(q_rshd)
+        prompt = attend(prompt_q, prompt_k, prompt_v, joined.view, options, prefix)
+        return joined.join(prompt, attend(q_rshd, k_rtkd, v_rtkd, view, options, before))
+
+    @nn.nowrap
     def _heads(self, y, norm):
         """Splits `[rows, seq, heads * head_dim]`, normed if the config asks for it."""
         if norm is not None and self.config.qk_norm == "all":
@@ -90,75 +215,9 @@ class Attention(nn.Module):
         y = y.reshape(*y.shape[:2], -1, self.config.head_dim)
         return norm(y) if norm is not None and self.config.qk_norm == "head" else y
 
-    def keys_values(self, x: Float[Array, "rows seq embed"]):
-        """Returns keys and values `[rows, seq, kv_heads, head_dim]`, no rotary applied."""
-        return self._heads(self.k(x), self.k_norm if self.config.qk_norm != "none" else None), self._heads(
-            self.v(x), None
-        )
-
-    def __call__(
-        self,
-        x: Float[Array, "rows seq embed"],
-        view: View,
-        *,
-        queries=None,
-        keys_values=None,
-        angles=None,
-        interleaved: bool = False,
-        prefix=(None, None),
-        joined: Joined | None = None,
-        cache=None,
-        slots=None,
-        layer=None,
-    ):
-        """Attends within the rows (or to given keys and values), to the prefix and to the cache.
-
-        Args:
-          view: what each token sees; of the cache, if there is one.
-          queries: what attends, if not all of `x`: its positions `at`, and the angles of those (None without rotary).
-          keys_values: `[rows, kv_seq, kv_heads, head_dim]` each, in place of those of `x` (cross-attention).
-          angles: rotary cosines and sines `[2, rows, seq, half]`.
-          interleaved: see `rotate`.
-          prefix: this layer's shared keys and values `[prefix, kv_heads, head_dim]`.
-          joined: `x` is a prompt and the rows end to end, `[1, tokens, embed]`, `view` is that of the rows, and
-            `queries` are of the rows alone.
-          cache: keys and values `[layers, rows, kv_seq, kv_heads, head_dim]` of all layers.
-          slots: `[rows, seq]`, where in the cache the new keys go.
-          layer: which layer of the cache is this one's.
-
-        Returns:
-          output `[rows, seq, embed]`, keys and values `[rows, seq, kv_heads, head_dim]`, updated cache.
-        """
-        cfg = self.config
-        asking, asking_angles = (x, angles) if queries is None else queries
-        q = self._heads(self.q(asking), self.q_norm if cfg.qk_norm != "none" else None)
-        k, v = self.keys_values(x) if keys_values is None else keys_values
-        if angles is not None:
-            q, k = rotate(q, asking_angles, interleaved), rotate(k, angles, interleaved)
-        see = partial(
-            attend, scale=cfg.attention_scale, softcap=cfg.attention_softcap, implementation=self.implementation
-        )
-        keys, values, prompt = k, v, None
-        if joined is not None:
-            (prompt_k, keys), (prompt_v, values) = joined.split(k), joined.split(v)
-            if queries is None:
-                prompt_q, q = joined.split(q)
-                prompt = see(prompt_q, prompt_k, prompt_v, joined.view, prefix_keys=prefix[0], prefix_values=prefix[1])
-            prefix = [
-                new[0] if old is None else jnp.concatenate([old, new[0]])
-                for old, new in zip(prefix, (prompt_k, prompt_v), strict=True)
-            ]
-        if cache is not None:
-            row = jnp.arange(q.shape[0])[:, None]
-            # A slot past the end belongs to a row that is finished: dropped, not clamped onto the last one.
-            cache = tuple(
-                old.at[layer, row, slots].set(new, mode="drop") for old, new in zip(cache, (k, v), strict=True)
-            )
-            keys, values = cache[0][layer], cache[1][layer]
-        out = see(q, keys, values, view, prefix_keys=prefix[0], prefix_values=prefix[1])
-        if prompt is not None:
-            out = joined.join(prompt, out, joined.padding)
-        return self.out(out.reshape(*out.shape[:2], cfg.num_heads * cfg.head_dim)), (k, v), cache
+    @nn.nowrap
+    def _merge(self, y_rshd):
+        return self.out(y_rshd.reshape(*y_rshd.shape[:2], -1))
 
 
 class MLP(nn.Module):
@@ -168,13 +227,14 @@ class MLP(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "rows seq embed"]) -> Float[Array, "rows seq embed"]:
+    def __call__(self, x_rse: Float[Array, "rows seq embed"]) -> Float[Array, "rows seq embed"]:
+        """Returns the output in the type of the residual stream."""
         cfg = self.config
-        act = ACTIVATIONS[cfg.activation]
+        act, out_dtype = ACTIVATIONS[cfg.activation], cfg.stream_dtype(self.dtype)
         widen = partial(Linear, cfg.mlp_size, ("mlp", "embed"), cfg.mlp_bias, self.dtype)
-        y = widen(name="up")(x)
-        y = act(widen(name="gate")(x)) * y if cfg.gated_mlp else act(y)
-        return Linear(cfg.hidden_size, ("embed", "mlp"), cfg.mlp_bias, self.dtype, name="down")(y)
+        y = widen(name="up")(x_rse)
+        y = act(widen(name="gate")(x_rse)) * y if cfg.gated_mlp else act(y)
+        return Linear(cfg.hidden_size, ("embed", "mlp"), cfg.mlp_bias, out_dtype, name="down")(y.astype(out_dtype))
 
 
 class Block(nn.Module):
@@ -198,67 +258,58 @@ class Block(nn.Module):
             if cfg.residual in ("output", "sandwich"):
                 setattr(self, f"{name}_post_norm", make_norm(cfg, self.dtype))
 
-    def cross_keys_values(self, hidden: Float[Array, "rows seq embed"]):
+    def cross_keys_values(self, hidden: Float[Array, "rows seq embed"]) -> KeysValues:
         """Returns the keys and values of the cross-attention to the encoder's hidden states."""
         return self.cross.keys_values(hidden)
 
     def __call__(
-        self,
-        x,
-        view: View,
-        *,
-        at=None,
-        joined: Joined | None = None,
-        rows_only: bool = False,
-        angles=None,
-        memory=None,
-        memory_view: View | None = None,
-        **attention,
-    ):
-        """Returns `x` after the layer, new (keys, values), updated cache.
-
-        Args:
-          x: `[rows, seq, embed]`.
-          at: `[rows, n]`, the only positions of which the layer's output is wanted; None: all.
-          joined: `x` is a prompt and the rows end to end, see `Attention`.
-          rows_only: of those, the output of the rows alone is wanted, as `[rows, seq, embed]`; `at` is about them.
-          memory: keys and values of the cross-attention, seen as `memory_view` says.
-          attention: as in `Attention`.
-        """
-        kept = []
-
-        def pick(array):
-            array = joined.split(array)[1] if rows_only else array
-            return array if at is None else gather_positions(array, at)
-
-        def attend_self(y):
-            queries = None
-            if rows_only or at is not None:
-                turned = joined.split(angles, axis=1)[1] if rows_only and angles is not None else angles
-                if turned is not None and at is not None:
-                    turned = jnp.take_along_axis(turned, at[None, :, :, None], axis=2)
-                queries = pick(y), turned
-            out, *rest = self.attention(y, view.pick(at), queries=queries, angles=angles, joined=joined, **attention)
-            kept[:] = rest
-            return out
-
+        self, x_rse: Float[Array, "rows seq embed"], given: LayerInputs
+    ) -> tuple[Float[Array, "rows n embed"], KeysValues, Cache | None]:
+        """Returns the hidden states after the layer, its new keys and values (of all tokens), the updated cache."""
         if self.config.residual.startswith("parallel"):
-            normed = self.attention_norm(x)
-            attended, x = attend_self(normed), pick(x)
-            shared = self.config.residual == "parallel_shared"
-            y = attended + self.mlp(pick(normed) if shared else self.mlp_norm(x))
-            return x + y * self.config.residual_scale, *kept
-        x = self._add(x, "attention", attend_self, pick)
-        if self.config.cross:
-            x = self._add(x, "cross", lambda y: self.cross(y, memory_view, keys_values=memory)[0])
-        return self._add(x, "mlp", self.mlp), *kept
+            return self._parallel(x_rse, given)
+        with jax.named_scope("attention"):
+            y_rse, keys_values, cache = self.attention(self._before("attention", x_rse), given)
+            x_rse = self._add("attention", given.pick(x_rse), y_rse, given)
 
-    def _add(self, x, name: str, sublayer, pick=lambda x: x):
-        """Adds what a sublayer gives to the residual stream, at the positions it gives, normed as the config says."""
-        residual = self.config.residual
-        y = sublayer(getattr(self, f"{name}_norm")(x) if residual in ("pre", "sandwich") else x)
-        if residual in ("output", "sandwich"):
-            y = getattr(self, f"{name}_post_norm")(y)
-        x = pick(x)
-        x = x + y * self.config.residual_scale if self.config.residual_scale != 1.0 else x + y
-        return getattr(self, f"{name}_norm")(x) if residual == "post" else x
+        if self.config.cross:
+            with jax.named_scope("cross"):
+                view = given.pick_view(given.memory_view)
+                y_rse = self.cross.read(self._before("cross", x_rse), given.memory, view)
+                x_rse = self._add("cross", x_rse, y_rse, given)
+
+        with jax.named_scope("mlp"):
+            x_rse = self._add("mlp", x_rse, self.mlp(self._before("mlp", x_rse)), given)
+        if self.config.saves("clamped", self.dtype):
+            x_rse = jnp.clip(x_rse, -FLOAT16_LIMIT, FLOAT16_LIMIT)
+        return x_rse, keys_values, cache
+
+    @nn.nowrap
+    def _parallel(self, x_rse, given):
+        """Attention and MLP side by side."""
+        with jax.named_scope("attention"):
+            normed_rse = self.attention_norm(x_rse)
+            attended_rse, keys_values, cache = self.attention(normed_rse, given)
+        with jax.named_scope("mlp"):
+            x_rse = given.pick(x_rse)
+            shared = self.config.residual == "parallel_shared"
+            y_rse = attended_rse + self.mlp(given.pick(normed_rse) if shared else self.mlp_norm(x_rse))
+            return x_rse + y_rse * self.config.residual_scale, keys_values, cache
+
+    @nn.nowrap
+    def _before(self, name: str, x_rse):
+        """What a sublayer is given."""
+        return getattr(self, f"{name}_norm")(x_rse) if self.config.residual in ("pre", "sandwich") else x_rse
+
+    @nn.nowrap
+    def _add(self, name: str, x_rse, y_rse, given):
+        """Adds what a sublayer gives to the residual stream."""
+        cfg = self.config
+        if cfg.residual in ("output", "sandwich"):
+            y_rse = getattr(self, f"{name}_post_norm")(y_rse)
+        x_rse = x_rse + y_rse * cfg.residual_scale if cfg.residual_scale != 1.0 else x_rse + y_rse
+        if cfg.saves("wide", self.dtype) and name != "mlp":
+            # In transformers the stream is float16, and cut off, up to the first MLP.
+            narrow_rse = jnp.clip(x_rse.astype(self.dtype), -FLOAT16_LIMIT, FLOAT16_LIMIT)
+            x_rse = jnp.where(given.layer == 0, narrow_rse.astype(x_rse.dtype), x_rse)
+        return getattr(self, f"{name}_norm")(x_rse) if cfg.residual == "post" else x_rse

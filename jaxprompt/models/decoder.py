@@ -1,4 +1,7 @@
-"""The causal decoder. Its families differ by `DecoderConfig` alone."""
+"""The causal decoder. Its families differ by `DecoderConfig` alone.
+
+Suffixes name axes as in `ops.attention`.
+"""
 
 import dataclasses
 from functools import partial
@@ -8,13 +11,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxprompt.errors import InputError
 from jaxprompt.machine.sharding import constrain_rows, row_shards
-from jaxprompt.models.block import Block, BlockConfig, make_norm
+from jaxprompt.models.block import Block, BlockConfig, LayerInputs, make_norm
+from jaxprompt.models.cache import Cache
 from jaxprompt.models.layers import Linear, Table, embed_ids, linear
 from jaxprompt.models.rotary import Rotary
 from jaxprompt.models.stack import is_last, run_layers
@@ -27,11 +30,10 @@ class DecoderConfig(BlockConfig):
     """What a causal family is.
 
     Attributes:
-      max_positions: longest input, prompt included.
+      max_positions: longest input, prompt included. Positions are learned ones, unless there is a `rotary`.
       embed_size: width of the word embedding; None: the hidden size. Another width is projected in and out.
       embed_scale: factor on word embeddings, not on soft prompts.
       input_scale: factor on both.
-      rotary: None means learned absolute positions.
       window: how many positions a token of a local layer sees, itself counted.
       local_layers: per layer, whether it is local; empty: none is.
       local_rotary: that of local layers, where it is another.
@@ -44,7 +46,6 @@ class DecoderConfig(BlockConfig):
 
     vocab_size: int
     max_positions: int
-    rotary: Rotary | None
     head: Literal["tied", "own", "none"]
     embed_size: int | None = None
     embed_scale: float = 1.0
@@ -66,36 +67,6 @@ class DecoderConfig(BlockConfig):
     def output_size(self) -> int:
         """Width of the hidden states that the model returns."""
         return self.embed_size or self.hidden_size
-
-
-class Cache(struct.PyTreeNode):
-    """Keys and values of a generation in progress.
-
-    Attributes:
-      keys, values: `[layers, rows, length, kv_heads, head_dim]`.
-      index: how many slots of each row hold real tokens; the next token goes there.
-    """
-
-    keys: Float[Array, "layers rows length kv_heads head_dim"]
-    values: Float[Array, "layers rows length kv_heads head_dim"]
-    index: Int[Array, " rows"]
-
-    def slots(self, seq: int) -> Int[Array, "rows seq"]:
-        """Where the next `seq` tokens of each row go."""
-        return self.index[:, None] + jnp.arange(seq)
-
-    def seen(self, slots: Int[Array, "rows seq"]) -> View:
-        """Each token sees every slot up to its own."""
-        return View(jnp.arange(self.keys.shape[2]) <= slots[:, :, None])
-
-    def take(self, rows: Int[Array, " new_rows"]) -> "Cache":
-        """The cache of the rows of these numbers."""
-        return Cache(self.keys[:, rows], self.values[:, rows], self.index[rows])
-
-    def advance(self, arrays, inputs: Inputs) -> "Cache":
-        """The cache with the keys and values of `inputs` in it; tokens of segment 0 are not counted."""
-        index = self.index + (inputs.segments != 0).sum(1)
-        return Cache(*arrays, index.astype(self.index.dtype))
 
 
 class Decoder(nn.Module):
@@ -159,14 +130,17 @@ class Decoder(nn.Module):
             prefix, prompt = self.prefill(prompt, soft, prefix), None
         start = prefix_length(prefix)
         if prompt is None:
-            return self._finish(self._run(inputs, soft, prefix, self._views(inputs, start), at=at)[0])
-        ahead = _sequence(prompt, start)
+            layers = self._layers(self._views(inputs, start), inputs, at)
+            return self._finish(self._run(self._enter(inputs, soft), layers, prefix)[0])
+
+        # Prompt and rows end to end.
+        ahead, rows = _sequence(prompt, start), inputs.ids.shape[0]
         padding = joined_padding(ahead.ids.size + inputs.ids.size)
-        rows = Inputs(inputs.ids, inputs.positions, inputs.segments)
-        both = jax.tree.map(partial(Joined.join, padding=padding), ahead, rows)
-        views = self._views(inputs, start + ahead.ids.shape[1])
-        before = self._views(ahead, start), inputs.ids.shape[0], padding
-        return self._finish(self._run(both, soft, prefix, views, at=at, ahead=before)[0])
+        joined = [Joined(view, ahead.ids.size, rows, padding) for view in self._views(ahead, start)]
+        both = jax.tree.map(joined[0].join, ahead, Inputs(inputs.ids, inputs.positions, inputs.segments))
+        layers = self._layers(self._views(inputs, start + ahead.ids.size), both, at)
+        layers = [given.replace(joined=of_layer) for given, of_layer in zip(layers, joined, strict=True)]
+        return self._finish(self._run(self._enter(both, soft), layers, prefix)[0])
 
     def decode(
         self, inputs: Inputs, cache: Cache, soft=None, prefix: Prefix | None = None
@@ -175,24 +149,25 @@ class Decoder(nn.Module):
 
         Tokens of segment 0 are padding behind a row's real tokens; the row's next tokens overwrite them.
         """
-        slots = cache.slots(inputs.ids.shape[1])
-        start = prefix_length(prefix)
+        start, seq = prefix_length(prefix), inputs.ids.shape[1]
         keys_at = jnp.broadcast_to(start + jnp.arange(cache.keys.shape[2]), (1, cache.keys.shape[2]))
-        views = self._with_local(cache.seen(slots), start + slots, keys_at, start)
-        x, _, arrays = self._run(inputs, soft, prefix, views, (cache.keys, cache.values), slots)
-        return self._finish(x), cache.advance(arrays, inputs)
+        views = self._with_local(cache.view(seq), start + cache.slots(seq), keys_at, start)
+        x_rse, _, cache = self._run(self._enter(inputs, soft), self._layers(views, inputs), prefix, cache)
+        return self._finish(x_rse), cache.advance(inputs)
 
     def prefill(self, ids: Int[Array, " prompt"], soft=None, prefix: Prefix | None = None) -> Prefix:
         """Keys and values of one sequence, behind those of `prefix` if given."""
         start = prefix_length(prefix)
         inputs = _sequence(ids, start)
-        _, (keys, values), _ = self._run(inputs, soft, prefix, self._views(inputs, start), keep_kv=True)
+        x_rse, layers = self._enter(inputs, soft), self._layers(self._views(inputs, start), inputs)
+        _, (keys, values), _ = self._run(x_rse, layers, prefix, keep_keys_values=True)
         keys, values = keys[:, 0], values[:, 0]
         if prefix is not None:
             keys = jnp.concatenate([prefix.keys.astype(keys.dtype), keys], axis=1)
             values = jnp.concatenate([prefix.values.astype(values.dtype), values], axis=1)
         return Prefix(keys, values, start + ids.shape[0])
 
+    @jax.named_scope("head")
     def logits(self, hidden: Float[Array, "*batch embed"], columns=None) -> Float[Array, "*batch vocab"]:
         """Float32 logits of the vocabulary, or of the token ids in `columns`."""
         cfg = self.config
@@ -207,88 +182,87 @@ class Decoder(nn.Module):
             logits = logits * cfg.logit_scale
         return logits if cfg.logit_softcap is None else cfg.logit_softcap * jnp.tanh(logits / cfg.logit_softcap)
 
-    def _views(self, inputs: Inputs, start: int) -> tuple[View, View | None]:
+    @jax.named_scope("embed")
+    def _enter(self, inputs, soft):
+        """What the first layer is given."""
+        cfg = self.config
+        x_rse = self.embed(inputs.ids, soft)
+        if cfg.input_scale != 1.0:
+            x_rse = x_rse * jnp.asarray(cfg.input_scale, x_rse.dtype)
+        if cfg.soft_size != cfg.hidden_size:
+            x_rse = self.project_in(x_rse)
+        return x_rse if cfg.rotary is not None else x_rse + self.position(inputs.positions)
+
+    def _layers(self, views: list[View], inputs: Inputs, at=None) -> list[LayerInputs]:
+        """What global and, if there are any, local layers are given: what they see, and the angles of `inputs`."""
+        cfg = self.config
+        rotaries = [cfg.rotary, cfg.local_rotary or cfg.rotary][: len(views)]
+        angles = {rotary: None if rotary is None else rotary.angles(inputs.positions) for rotary in rotaries}
+        return [LayerInputs(view, angles[rotary], at=at) for view, rotary in zip(views, rotaries, strict=True)]
+
+    def _views(self, inputs: Inputs, start: int) -> list[View]:
         """What tokens of global and of local layers see, behind a prefix of `start` tokens."""
-        return self._with_local(
-            View(visibility(inputs, causal=True), causal=True), inputs.positions, inputs.positions, start
-        )
+        view = View(visibility(inputs, causal=True), causal=True)
+        return self._with_local(view, inputs.positions, inputs.positions, start)
 
-    def _with_local(self, view, queries, keys, start):
+    def _with_local(self, view, queries, keys, start) -> list[View]:
+        """A view in global and in local layers."""
         if not any(self.config.local_layers):
-            return view, None
-        return view, windowed(view, self.config.window, queries, keys, start)
+            return [view]
+        return [view, windowed(view, self.config.window, queries, keys, start)]
 
-    def _finish(self, x):
-        x = self.final_norm(x) if self.config.final_norm else x
-        return x if self.config.soft_size == self.config.hidden_size else self.project_out(x)
-
-    def _run(self, inputs, soft, prefix, views, cache=None, slots=None, keep_kv=False, at=None, ahead=None):
+    def _run(self, x_rse, layers: list[LayerInputs], prefix, cache: Cache | None = None, keep_keys_values=False):
         """Returns hidden states before the final norm, all layers' new (keys, values) or None, the updated cache.
 
-        With `ahead`, a prompt's views, the number of rows and the padding behind them, the inputs are that prompt and
-        the rows end to end.
+        Args:
+          layers: what global and local layers are given.
         """
-        cfg = self.config
-        x = self.embed(inputs.ids, soft)
-        if cfg.input_scale != 1.0:
-            x = x * jnp.asarray(cfg.input_scale, x.dtype)
-        if cfg.soft_size != cfg.hidden_size:
-            x = self.project_in(x)
-        place = partial(constrain_rows, mesh=self.mesh) if ahead is None else lambda x: x
-        x = place(x)
-        angles = local_angles = None
-        if cfg.rotary is None:
-            x = x + self.position(inputs.positions)
-        else:
-            angles = cfg.rotary.angles(inputs.positions)
-            local_angles = angles if cfg.local_rotary is None else cfg.local_rotary.angles(inputs.positions)
+        cfg, joined = self.config, layers[0].joined is not None
+        place = (lambda x: x) if joined else partial(constrain_rows, mesh=self.mesh)
         if prefix is not None:
             prefix = jax.tree.map(lambda array: array.astype(self.dtype), prefix)
-        interleaved = cfg.rotary is not None and cfg.rotary.interleaved
-        before, rows, padding = ((None, None), 0, 0) if ahead is None else ahead
 
         def step(block, carry, prefix_kv, layer):
-            x, cache = carry
-            view, prompt_view, turned = _of_layer(
-                layer, cfg.local_layers, (views[0], before[0], angles), (views[1], before[1], local_angles)
+            x_rse, cache = carry
+            given = _of_layer(layer, cfg.local_layers, layers).replace(
+                prefix=prefix_kv, cache=cache, layer=layer, is_last=is_last(layer, cfg.num_layers)
             )
-            last = is_last(layer, cfg.num_layers)
-            x, kv, cache = block(
-                x,
-                view,
-                at=at if last else None,
-                joined=None if ahead is None else Joined(prompt_view, prompt_view.row.shape[1], rows, padding),
-                rows_only=last and ahead is not None,
-                angles=turned,
-                interleaved=interleaved,
-                prefix=prefix_kv,
-                cache=cache,
-                slots=slots,
-                layer=layer,
-            )
-            return (place(x), cache), kv if keep_kv else None
+            x_rse, keys_values, cache = block(x_rse, given)
+            return (place(x_rse), cache), keys_values if keep_keys_values else None
 
         # Where not all of the last layer's output is used, it is worth a program of its own.
-        apart = at is not None or keep_kv or ahead is not None
-        (x, cache), kv = run_layers(self.layers, step, (x, cache), prefix, cfg.num_layers, self.remat, apart)
-        return x, kv, cache
+        apart = layers[0].at is not None or joined or keep_keys_values
+        carry = place(x_rse), cache
+        (x_rse, cache), keys_values = run_layers(self.layers, step, carry, prefix, cfg.num_layers, self.remat, apart)
+        return x_rse, keys_values, cache
+
+    def _finish(self, x_rse):
+        x_rse = self.final_norm(x_rse) if self.config.final_norm else x_rse
+        return x_rse if self.config.soft_size == self.config.hidden_size else self.project_out(x_rse)
 
 
-def _of_layer(layer, local_layers: tuple[bool, ...], everywhere, local):
-    """Returns what a layer of the scan uses."""
+def _of_layer(layer, local_layers: tuple[bool, ...], layers: list[LayerInputs]) -> LayerInputs:
+    """What a layer of the loop is given, of what global and local layers are."""
     if not any(local_layers):
-        return everywhere
-    if all(local_layers):
-        return local
-    if isinstance(layer, int):
-        return local if local_layers[layer] else everywhere
+        return layers[0]
+    everywhere, local = layers
+    if isinstance(layer, int) or all(local_layers):
+        return local if local_layers[layer if isinstance(layer, int) else 0] else everywhere
     is_local = jnp.asarray(np.asarray(local_layers))[layer]
-    # A global layer sees the whole prefix.
-    everywhere = [
-        view.replace(prefix=jnp.ones_like(seen.prefix)) if isinstance(view, View) and seen.prefix is not None else view
-        for view, seen in zip(everywhere, local, strict=True)
-    ]
-    return jax.tree.map(lambda a, b: jnp.where(is_local, a, b), list(local), everywhere)
+    everywhere = _sees_prefix(everywhere, local)
+    return jax.tree.map(lambda a, b: b if a is b else jnp.where(is_local, a, b), local, everywhere)
+
+
+def _sees_prefix(everywhere: LayerInputs, local: LayerInputs) -> LayerInputs:
+    """What a global layer is given, in the form of a local one: it sees the whole prefix."""
+
+    def whole(view, seen):
+        return view if seen.prefix is None else view.replace(prefix=jnp.ones_like(seen.prefix))
+
+    joined = everywhere.joined
+    if joined is not None:
+        joined = joined.replace(view=whole(joined.view, local.joined.view))
+    return everywhere.replace(view=whole(everywhere.view, local.view), joined=joined)
 
 
 def _sequence(ids: Int[Array, " seq"], start: int) -> Inputs:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxprompt.errors import InputError
 from jaxprompt.machine.sharding import constrain_rows
-from jaxprompt.models.block import Block, BlockConfig, make_norm
+from jaxprompt.models.block import Block, BlockConfig, LayerInputs, make_norm
 from jaxprompt.models.layers import ACTIVATIONS, Linear, Table, embed_ids, linear
 from jaxprompt.models.stack import is_last, run_layers
 from jaxprompt.ops.attention import View, visibility
@@ -143,34 +143,39 @@ class Encoder(nn.Module):
 
         A soft id replaces the word embedding; position, type and norm still apply.
         """
-        return self._run(inputs, soft, prefix, keep_kv=False, at=at)[0]
+        given = LayerInputs(View(visibility(inputs, causal=False)), at=at)
+        return self._run(self._enter(inputs, soft), given, prefix)[0]
 
     def keys_values(self, ids: Int[Array, " text"]) -> Prefix:
         """Every layer's keys and values of one sequence. As a prefix it takes no positions: its length is 0."""
         positions = jnp.arange(ids.shape[0])[None]
         inputs = Inputs(ids[None], positions, jnp.ones_like(positions))
-        _, (keys, values) = self._run(inputs, None, None, keep_kv=True)
+        given = LayerInputs(View(visibility(inputs, causal=False)))
+        _, (keys, values) = self._run(self._enter(inputs, None), given, None, keep_keys_values=True)
         return Prefix(keys[:, 0], values[:, 0], length=0)
 
-    def _run(self, inputs, soft, prefix, keep_kv, at=None):
-        """Returns hidden states, and all layers' (keys, values) or None."""
-        x = self.embed(inputs.ids, soft) + self.position(inputs.positions)
+    @jax.named_scope("embed")
+    def _enter(self, inputs, soft):
+        """What the first layer is given."""
+        x_rse = self.embed(inputs.ids, soft) + self.position(inputs.positions)
         if self.config.num_types:
-            x = x + self.type(jnp.zeros_like(inputs.ids) if inputs.types is None else inputs.types)
-        x = self.embed_norm(x)
-        if self.config.soft_size != self.config.hidden_size:
-            x = self.project_in(x)
-        x = constrain_rows(x, self.mesh)
-        view = View(visibility(inputs, causal=False))
+            x_rse = x_rse + self.type(jnp.zeros_like(inputs.ids) if inputs.types is None else inputs.types)
+        x_rse = self.embed_norm(x_rse)
+        return x_rse if self.config.soft_size == self.config.hidden_size else self.project_in(x_rse)
+
+    def _run(self, x_rse, given: LayerInputs, prefix, keep_keys_values=False):
+        """Returns hidden states, and all layers' (keys, values) or None."""
+        num_layers = self.config.num_layers
         if prefix is not None:
             prefix = jax.tree.map(lambda array: array.astype(self.dtype), prefix)
 
-        def step(block, x, prefix_kv, layer):
-            wanted = at if is_last(layer, self.config.num_layers) else None
-            x, kv, _ = block(x, view, at=wanted, prefix=prefix_kv)
-            return constrain_rows(x, self.mesh), kv if keep_kv else None
+        def step(block, x_rse, prefix_kv, layer):
+            last = is_last(layer, num_layers)
+            x_rse, keys_values, _ = block(x_rse, given.replace(prefix=prefix_kv, layer=layer, is_last=last))
+            return constrain_rows(x_rse, self.mesh), keys_values if keep_keys_values else None
 
-        return run_layers(self.layers, step, x, prefix, self.config.num_layers, self.remat, ends_apart=at is not None)
+        x_rse, apart = constrain_rows(x_rse, self.mesh), given.at is not None
+        return run_layers(self.layers, step, x_rse, prefix, num_layers, self.remat, apart)
 
     def pool(self, hidden: Float[Array, "*batch embed"]) -> Float[Array, "*batch embed"]:
         """BERT's pooler, `tanh(linear(hidden))`, of first-token states."""
@@ -178,6 +183,7 @@ class Encoder(nn.Module):
             raise InputError("the model has no pooler: load a checkpoint with pooler.dense.weight")
         return jnp.tanh(self.pooler(hidden))
 
+    @jax.named_scope("head")
     def logits(self, hidden: Float[Array, "*batch embed"], columns=None) -> Float[Array, "*batch vocab"]:
         """Float32 logits of the vocabulary, or of the token ids in `columns`."""
         if self.config.head == "none":

@@ -146,4 +146,4 @@ class Norm(nn.Module):
             if self.kind == "layer":
                 zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes)
                 y = y + self.param("bias", zeros, (x.shape[-1],), self.dtype).astype(jnp.float32)
-        return y.astype(x.dtype)
+        return y.astype(self.dtype)

@@ -1,4 +1,7 @@
-"""The encoder-decoder: T5 (Raffel et al. 2020, arXiv:1910.10683), BART (Lewis et al. 2019, arXiv:1910.13461)."""
+"""The encoder-decoder: T5 (Raffel et al. 2020, arXiv:1910.10683), BART (Lewis et al. 2019, arXiv:1910.13461).
+
+Suffixes name axes as in `ops.attention`.
+"""
 
 import dataclasses
 from typing import Any, Literal
@@ -12,8 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxprompt.errors import InputError
 from jaxprompt.machine.sharding import constrain_rows
-from jaxprompt.models.block import Block, BlockConfig, make_norm
-from jaxprompt.models.decoder import Cache
+from jaxprompt.models.block import Block, BlockConfig, LayerInputs, make_norm
+from jaxprompt.models.cache import Cache
 from jaxprompt.models.layers import Table, embed_ids, linear
 from jaxprompt.models.relative import RelativePositions
 from jaxprompt.models.stack import is_last, run_layers
@@ -150,40 +153,41 @@ class Stack(nn.Module):
 
         return run_layers(self.layers, step, (), None, self.block.num_layers, "none")[1]
 
-    def __call__(self, x, inputs, view, prefix=None, memory: Memory | None = None, cache=None, slots=None, at=None):
-        """Returns hidden states after the final norm (at the positions `at` alone, if given), and the updated cache."""
+    @jax.named_scope("embed")
+    def enter(self, x_rse: Float[Array, "rows seq embed"], inputs: Inputs) -> Float[Array, "rows seq embed"]:
+        """What the first layer is given, of word embeddings."""
         if self.config.relative is None:
-            x = x + self.position(inputs.positions)
+            x_rse = x_rse + self.position(inputs.positions)
         if self.config.embed_norm:
-            x = self.embed_norm(x)
+            x_rse = self.embed_norm(x_rse)
+        return x_rse.astype(self.block.stream_dtype(self.dtype))
+
+    def __call__(self, x_rse, given: LayerInputs, prefix: Prefix | None = None, memory: Memory | None = None):
+        """Returns hidden states after the final norm, and the updated cache.
+
+        Args:
+          x_rse: from `enter`.
+          given: what all layers are given alike.
+          prefix, memory: of these each layer has a part of its own.
+        """
+        num_layers = self.block.num_layers
         if prefix is not None:
             prefix = jax.tree.map(lambda array: array.astype(self.dtype), prefix)
-        seen = None
-        if memory is not None:
-            seen = View(inputs.segments[:, :, None] == memory.segments[:, None, :])
 
         def step(block, carry, prefix_kv, layer):
-            x, cache = carry
+            x_rse, cache = carry
             read = None if memory is None else (memory.keys[layer], memory.values[layer])
-            wanted = at if is_last(layer, self.block.num_layers) else None
-            seen_here = seen if memory is None else seen.pick(wanted)
-            x, _, cache = block(
-                x,
-                view,
-                at=wanted,
-                memory=read,
-                memory_view=seen_here,
-                prefix=prefix_kv,
-                cache=cache,
-                slots=slots,
-                layer=layer,
+            x_rse, _, cache = block(
+                x_rse,
+                given.replace(
+                    prefix=prefix_kv, cache=cache, memory=read, layer=layer, is_last=is_last(layer, num_layers)
+                ),
             )
-            return (constrain_rows(x, self.mesh), cache), None
+            return (constrain_rows(x_rse, self.mesh), cache), None
 
-        carry = (constrain_rows(x, self.mesh), cache)
-        apart = at is not None
-        (x, cache), _ = run_layers(self.layers, step, carry, prefix, self.block.num_layers, self.remat, apart)
-        return self.final_norm(x) if self.config.final_norm else x, cache
+        carry, apart = (constrain_rows(x_rse, self.mesh), given.cache), given.at is not None
+        (x_rse, cache), _ = run_layers(self.layers, step, carry, prefix, num_layers, self.remat, apart)
+        return self.final_norm(x_rse) if self.config.final_norm else x_rse, cache
 
 
 class Seq2Seq(nn.Module):
@@ -219,8 +223,8 @@ class Seq2Seq(nn.Module):
 
     def source_hidden(self, source: Inputs, soft=None, prefix: Prefix | None = None) -> Float[Array, "rows seq embed"]:
         """The encoder's hidden states."""
-        view = self.encoder.view(source, prefix)
-        return self.encoder(self.embed(source.ids, soft), source, view, prefix)[0]
+        given = LayerInputs(self.encoder.view(source, prefix))
+        return self.encoder(self.encoder.enter(self.embed(source.ids, soft), source), given, prefix)[0]
 
     def read(self, source: Inputs, soft=None, prefix: Prefix | None = None) -> Memory:
         """Runs the encoder over packed rows; `prefix` is the encoder's."""
@@ -231,8 +235,8 @@ class Seq2Seq(nn.Module):
         self, inputs: Inputs, soft=None, prefix: Prefix | None = None, at=None, memory: Memory | None = None
     ) -> Float[Array, "rows seq embed"]:
         """The decoder's hidden states of packed rows, or at the positions `at`; `prefix` is the decoder's."""
-        view = self.decoder.view(inputs, prefix)
-        return self.decoder(self.embed(inputs.ids, soft), inputs, view, prefix, memory, at=at)[0]
+        given = LayerInputs(self.decoder.view(inputs, prefix), memory_view=_source_view(inputs, memory), at=at)
+        return self.decoder(self.decoder.enter(self.embed(inputs.ids, soft), inputs), given, prefix, memory)[0]
 
     def decode(
         self, inputs: Inputs, cache: Cache, soft=None, prefix: Prefix | None = None, memory: Memory | None = None
@@ -241,15 +245,14 @@ class Seq2Seq(nn.Module):
 
         Tokens of segment 0 are padding behind a row's real tokens; the row's next tokens overwrite them.
         """
-        slots = cache.slots(inputs.ids.shape[1])
-        keys_at = jnp.arange(cache.keys.shape[2])[None]
-        start = prefix_length(prefix)
-        view = self.decoder.biased(cache.seen(slots), slots, keys_at, start + slots, prefix)
-        x, arrays = self.decoder(
-            self.embed(inputs.ids, soft), inputs, view, prefix, memory, (cache.keys, cache.values), slots
-        )
-        return x, cache.advance(arrays, inputs)
+        start, seq = prefix_length(prefix), inputs.ids.shape[1]
+        slots, keys_at = cache.slots(seq), jnp.arange(cache.keys.shape[2])[None]
+        view = self.decoder.biased(cache.view(seq), slots, keys_at, start + slots, prefix)
+        given = LayerInputs(view, cache=cache, memory_view=_source_view(inputs, memory))
+        x_rse, cache = self.decoder(self.decoder.enter(self.embed(inputs.ids, soft), inputs), given, prefix, memory)
+        return x_rse, cache.advance(inputs)
 
+    @jax.named_scope("head")
     def logits(self, hidden: Float[Array, "*batch embed"], columns=None) -> Float[Array, "*batch vocab"]:
         """Float32 logits of the vocabulary, or of the token ids in `columns`."""
         cfg = self.config
@@ -260,3 +263,8 @@ class Seq2Seq(nn.Module):
         if columns is not None:
             weight, bias = weight[columns], None if bias is None else bias[columns]
         return linear(hidden * cfg.logit_scale, weight, bias, out_dtype=jnp.float32)
+
+
+def _source_view(inputs: Inputs, memory: Memory | None) -> View | None:
+    """What the decoder's tokens see of the encoder's."""
+    return None if memory is None else View(inputs.segments[:, :, None] == memory.segments[:, None, :])

@@ -85,7 +85,7 @@ def run_layers(
     Returns:
       The last carry, and the outputs stacked.
     """
-    shared = (None, None) if prefix is None else (prefix.keys, prefix.values)
+    shared = None if prefix is None else (prefix.keys, prefix.values)
     if block.is_initializing():
         scan = nn.scan(
             step,

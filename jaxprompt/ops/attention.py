@@ -1,5 +1,11 @@
-"""Which tokens see which, and the attention that every backbone uses."""
+"""Which tokens see which, and the attention that every backbone uses.
 
+A suffix names an array's axes, here and in `models`: r rows, s the tokens of a row (as queries), n those of them that are
+asked for, t the tokens that are seen (as keys), p the prefix, h heads, k heads of keys and values, g the heads that share
+one of those, q the queries of these heads together, d the width of a head, e that of the hidden states.
+"""
+
+import dataclasses
 from typing import Any
 
 import jax
@@ -19,6 +25,8 @@ ACCELERATOR_QUERY_BLOCK = 256
 QUERY_BLOCKS = 4
 # The widest head that cuDNN's backward pass takes on every GPU that it runs on.
 CUDNN_HEAD_DIM = 128
+
+KeysValues = tuple[Float[Array, "*tokens kv_heads head_dim"], Float[Array, "*tokens kv_heads head_dim"]]
 
 
 class View(struct.PyTreeNode):
@@ -82,17 +90,15 @@ class Joined(struct.PyTreeNode):
     rows: int = struct.field(pytree_node=False)
     padding: int = struct.field(pytree_node=False)
 
-    @staticmethod
-    def join(prompt: Shaped[Array, "1 prompt *rest"], rows: Shaped[Array, "rows seq *rest"], padding: int):
+    def join(self, prompt: Shaped[Array, "1 prompt *rest"], rows: Shaped[Array, "rows seq *rest"]):
         """Lays both end to end."""
         both = jnp.concatenate([prompt, rows.reshape(1, -1, *rows.shape[2:])], axis=1)
-        return jnp.pad(both, ((0, 0), (0, padding)) + ((0, 0),) * (both.ndim - 2)) if padding else both
+        return jnp.pad(both, ((0, 0), (0, self.padding)) + ((0, 0),) * (both.ndim - 2)) if self.padding else both
 
-    def split(self, both: Shaped[Array, "..."], axis: int = 0):
-        """Takes `[*axis, 1, tokens, *rest]` apart, laid end to end along the axis behind `axis`, which has size 1."""
-        end = both.shape[axis + 1] - self.padding
-        prompt, rows, _ = jnp.split(both, [self.length, end], axis=axis + 1)
-        return prompt, rows.reshape(*both.shape[:axis], self.rows, -1, *both.shape[axis + 2 :])
+    def split(self, both: Shaped[Array, "1 tokens *rest"]):
+        """Takes the two apart."""
+        prompt, rows, _ = jnp.split(both, [self.length, both.shape[1] - self.padding], axis=1)
+        return prompt, rows.reshape(self.rows, -1, *both.shape[2:])
 
 
 def joined_padding(tokens: int) -> int:
@@ -131,6 +137,21 @@ def windowed(
     return view.replace(row=row, prefix=behind)
 
 
+@dataclasses.dataclass(frozen=True)
+class AttentionOptions:
+    """How logits are scaled, and what computes them.
+
+    Attributes:
+      scale: factor on the logits; an array where it is not known before the program runs.
+      softcap: the logits are squeezed into (-cap, cap) by a tanh; None: they are not.
+      implementation: one of `IMPLEMENTATIONS`, that fits (`check_implementation`).
+    """
+
+    scale: float | Float[Array, ""]
+    softcap: float | None = None
+    implementation: str = "xla"
+
+
 def check_implementation(
     name: str, dtype: Any, head_dim: int, softcap: float | None, kv_heads: int = 1, shards: int = 1
 ) -> str:
@@ -139,7 +160,7 @@ def check_implementation(
     Args:
       dtype: of queries, keys and values.
       head_dim: width of a head.
-      softcap: as in `attend`.
+      softcap: as in `AttentionOptions`.
       kv_heads: heads of keys and values.
       shards: over how many devices heads are split.
     """
@@ -168,93 +189,90 @@ def check_implementation(
     return name
 
 
+@jax.named_scope("attend")
 def attend(
-    q: Float[Array, "rows seq heads head_dim"],
-    k: Float[Array, "rows kv_seq kv_heads head_dim"],
-    v: Float[Array, "rows kv_seq kv_heads head_dim"],
+    q_rshd: Float[Array, "rows seq heads head_dim"],
+    k_rtkd: Float[Array, "rows kv_seq kv_heads head_dim"],
+    v_rtkd: Float[Array, "rows kv_seq kv_heads head_dim"],
     view: View,
-    *,
-    scale: float,
-    softcap: float | None = None,
-    prefix_keys: Float[Array, "prefix kv_heads head_dim"] | None = None,
-    prefix_values: Float[Array, "prefix kv_heads head_dim"] | None = None,
-    implementation: str = "xla",
+    options: AttentionOptions,
+    prefix: KeysValues | None = None,
 ) -> Float[Array, "rows seq heads head_dim"]:
-    """Softmax attention to the row's own keys and to a prefix that all rows share.
+    """Softmax attention to the row's own keys and to a prefix that all rows share, `[prefix, kv_heads, head_dim]` each.
 
     Logits and softmax are float32; the probabilities have the type of the values. Grouped queries never repeat keys or
-    values. The one place that chooses how attention is computed: `implementation` is one of `IMPLEMENTATIONS`, and fits
-    (`check_implementation`).
+    values. The one place that chooses how attention is computed.
     """
-    seq, on_cpu = q.shape[1], jax.default_backend() == "cpu"
+    seq, fused = q_rshd.shape[1], options.implementation == "cudnn"
+    on_cpu = jax.default_backend() == "cpu"
     # On an accelerator each product is a kernel and each pass over the logits goes through its memory: one product and
     # one softmax of [prefix, row], for a copy of the prefix to every row. Not for single new tokens, which a cache would
     # be copied for.
-    if prefix_keys is not None and seq > 1 and not (on_cpu and implementation == "xla"):
-        k, v, view = _joined(k, v, view, prefix_keys, prefix_values)
-        prefix_keys = prefix_values = None
+    if prefix is not None and seq > 1 and not (on_cpu and not fused):
+        k_rtkd, v_rtkd, view = _with_prefix(k_rtkd, v_rtkd, view, prefix)
+        prefix = None
     # cuDNN has no backward pass for an odd number of queries: scored positions and prompts of such a number are few.
-    if implementation == "cudnn" and seq % 2 == 0:
-        return _attend_cudnn(q, k, v, view, scale)
+    if fused and seq % 2 == 0:
+        return _attend_cudnn(q_rshd, k_rtkd, v_rtkd, view, options)
+
+    # Of a causal row the upper triangle is nothing: each block of queries is given the keys up to its own end.
     size = max(QUERY_BLOCK if on_cpu else ACCELERATOR_QUERY_BLOCK, -(-seq // QUERY_BLOCKS))
     if not view.causal or seq < 2 * size:
-        return _attend_xla(q, k, v, view, scale, softcap, prefix_keys, prefix_values)
-    # Of a causal row the upper triangle is nothing: each block of queries is given the keys up to its own end.
-    ahead, blocks = k.shape[1] - seq, [(start, min(start + size, seq)) for start in range(0, seq, size)]
-    return jnp.concatenate(
-        [
-            _attend_xla(
-                *(q[:, start:stop], k[:, : ahead + stop], v[:, : ahead + stop], view.upto(start, stop, ahead)),
-                *(scale, softcap, prefix_keys, prefix_values),
-            )
-            for start, stop in blocks
-        ],
-        axis=1,
-    )
+        return _attend_xla(q_rshd, k_rtkd, v_rtkd, view, options, prefix)
+    ahead, blocks = k_rtkd.shape[1] - seq, []
+    for start in range(0, seq, size):
+        stop = min(start + size, seq)
+        q, k, v = q_rshd[:, start:stop], k_rtkd[:, : ahead + stop], v_rtkd[:, : ahead + stop]
+        blocks.append(_attend_xla(q, k, v, view.upto(start, stop, ahead), options, prefix))
+    return jnp.concatenate(blocks, axis=1)
 
 
-def _joined(k, v, view, prefix_keys, prefix_values):
+def _with_prefix(k_rtkd, v_rtkd, view, prefix):
     """The keys and values of prefix and row as those of the row, and what is seen of them."""
-    prefix = prefix_keys.shape[0]
-    k, v = (
-        jnp.concatenate([jnp.broadcast_to(ahead, (k.shape[0], *ahead.shape)), own], axis=1)
-        for ahead, own in ((prefix_keys, k), (prefix_values, v))
+    rows, length = k_rtkd.shape[0], prefix[0].shape[0]
+    k_rtkd, v_rtkd = (
+        jnp.concatenate([jnp.broadcast_to(shared_pkd, (rows, *shared_pkd.shape)), own_rtkd], axis=1)
+        for shared_pkd, own_rtkd in zip(prefix, (k_rtkd, v_rtkd), strict=True)
     )
-    ahead = jnp.ones((1, 1, 1), bool) if view.prefix is None else view.prefix
-    seen = jnp.concatenate([jnp.broadcast_to(ahead, (*view.row.shape[:2], prefix)), view.row], axis=2)
+    seen_rsp = jnp.ones((1, 1, 1), bool) if view.prefix is None else view.prefix
+    seen = jnp.concatenate([jnp.broadcast_to(seen_rsp, (*view.row.shape[:2], length)), view.row], axis=2)
     bias = view.row_bias
     if bias is not None:
         ahead = jnp.zeros((1, 1, 1, 1), bias.dtype) if view.prefix_bias is None else view.prefix_bias
         alike = max(ahead.shape[0], bias.shape[0])
-        parts = ((ahead, prefix), (bias, bias.shape[3]))
+        parts = ((ahead, length), (bias, bias.shape[3]))
         bias = jnp.concatenate([jnp.broadcast_to(x, (alike, *bias.shape[1:3], n)) for x, n in parts], axis=3)
-    return k, v, View(seen, row_bias=bias, causal=view.causal)
+    return k_rtkd, v_rtkd, View(seen, row_bias=bias, causal=view.causal)
 
 
-def _attend_cudnn(q, k, v, view, scale):
+def _attend_cudnn(q_rshd, k_rtkd, v_rtkd, view, options):
     """The same by one kernel of cuDNN, through `jax.nn.dot_product_attention`, which knows no prefix."""
-    seen, bias = view.row, view.row_bias
-    odd = k.shape[1] % 2  # as for the queries
+    scale, seen, bias = options.scale, view.row, view.row_bias
+    if isinstance(scale, jax.Array):  # the kernel's is part of the program
+        q_rshd, scale = (q_rshd * scale).astype(q_rshd.dtype), 1.0
+    odd = k_rtkd.shape[1] % 2  # as for the queries
     if odd:
-        k, v = (jnp.pad(x, ((0, 0), (0, odd), (0, 0), (0, 0))) for x in (k, v))
+        k_rtkd, v_rtkd = (jnp.pad(x, ((0, 0), (0, odd), (0, 0), (0, 0))) for x in (k_rtkd, v_rtkd))
         seen = jnp.pad(seen, ((0, 0), (0, 0), (0, odd)))
         bias = None if bias is None else jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (0, odd)))
-    bias = None if bias is None else bias.astype(q.dtype)
-    return jax.nn.dot_product_attention(q, k, v, bias, seen[:, None], scale=scale, implementation="cudnn")
+    bias = None if bias is None else bias.astype(q_rshd.dtype)
+    return jax.nn.dot_product_attention(
+        q_rshd, k_rtkd, v_rtkd, bias, seen[:, None], scale=scale, implementation="cudnn"
+    )
 
 
-def _attend_xla(q, k, v, view, scale, softcap, prefix_keys, prefix_values):
-    rows, seq, heads, head_dim = q.shape
-    kv_heads, group = k.shape[2], heads // k.shape[2]
-    # r rows, k heads of keys, q queries of the heads that share them, t keys, p prefix, d head_dim. In this order no
-    # product has to reorder its operands or the logits.
-    q = q.reshape(rows, seq, kv_heads, group, head_dim).swapaxes(1, 2).reshape(rows, kv_heads, seq * group, head_dim)
-    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+def _attend_xla(q_rshd, k_rtkd, v_rtkd, view, options, prefix):
+    rows, seq, heads, head_dim = q_rshd.shape
+    kv_heads, group = k_rtkd.shape[2], heads // k_rtkd.shape[2]
+    # In this order no product has to reorder its operands or the logits.
+    q_rksgd = q_rshd.reshape(rows, seq, kv_heads, group, head_dim).swapaxes(1, 2)
+    q_rkqd = q_rksgd.reshape(rows, kv_heads, seq * group, head_dim)
+    k_rktd, v_rktd = k_rtkd.swapaxes(1, 2), v_rtkd.swapaxes(1, 2)
 
     def finish(logits, seen, bias):
-        logits = logits * scale
-        if softcap is not None:
-            logits = softcap * jnp.tanh(logits / softcap)
+        logits = logits * options.scale
+        if options.softcap is not None:
+            logits = options.softcap * jnp.tanh(logits / options.softcap)
         if bias is not None:
             apart = bias.reshape(bias.shape[0], kv_heads, group, *bias.shape[2:]).swapaxes(2, 3)
             logits = logits + apart.reshape(bias.shape[0], kv_heads, seq * group, -1)
@@ -262,23 +280,24 @@ def _attend_xla(q, k, v, view, scale, softcap, prefix_keys, prefix_values):
             return logits
         return jnp.where(jnp.repeat(seen, group, axis=1)[:, None], logits, jnp.finfo(jnp.float32).min)
 
-    logits = wide_einsum("rkqd,rktd->rkqt", q, k)
-    logits = finish(logits, view.row, view.row_bias)
-    peak = logits.max(-1, keepdims=True)
-    if prefix_keys is not None:
-        prefix_logits = wide_einsum("rkqd,pkd->rkqp", q, prefix_keys)
-        prefix_logits = finish(prefix_logits, view.prefix, view.prefix_bias)
-        peak = jnp.maximum(peak, prefix_logits.max(-1, keepdims=True))
     # The softmax over [prefix, row] without concatenating the two: a common peak, a common sum, one division at the
     # end. A third faster than the concatenation, forward and backward, on CPU.
-    peak = jax.lax.stop_gradient(peak)
-    weights = jnp.exp(logits - peak)
-    total = weights.sum(-1)
-    out = wide_einsum("rkqt,rktd->rkqd", weights.astype(v.dtype), v)
-    if prefix_keys is not None:
-        prefix_weights = jnp.exp(prefix_logits - peak)
-        total += prefix_weights.sum(-1)
-        out += wide_einsum("rkqp,pkd->rkqd", prefix_weights.astype(v.dtype), prefix_values)
-    out = (out / total[..., None]).astype(v.dtype)
-    out = out.reshape(rows, kv_heads, seq, group, head_dim).swapaxes(1, 2)
-    return out.reshape(rows, seq, heads, head_dim)
+    logits_rkqt = finish(wide_einsum("rkqd,rktd->rkqt", q_rkqd, k_rktd), view.row, view.row_bias)
+    peak_rkq1 = logits_rkqt.max(-1, keepdims=True)
+    if prefix is not None:
+        k_pkd, v_pkd = prefix
+        logits_rkqp = finish(wide_einsum("rkqd,pkd->rkqp", q_rkqd, k_pkd), view.prefix, view.prefix_bias)
+        peak_rkq1 = jnp.maximum(peak_rkq1, logits_rkqp.max(-1, keepdims=True))
+    peak_rkq1 = jax.lax.stop_gradient(peak_rkq1)
+
+    weights_rkqt = jnp.exp(logits_rkqt - peak_rkq1)
+    total_rkq = weights_rkqt.sum(-1)
+    out_rkqd = wide_einsum("rkqt,rktd->rkqd", weights_rkqt.astype(v_rktd.dtype), v_rktd)
+    if prefix is not None:
+        weights_rkqp = jnp.exp(logits_rkqp - peak_rkq1)
+        total_rkq += weights_rkqp.sum(-1)
+        out_rkqd += wide_einsum("rkqp,pkd->rkqd", weights_rkqp.astype(v_rktd.dtype), v_pkd)
+    out_rkqd = (out_rkqd / total_rkq[..., None]).astype(v_rktd.dtype)
+
+    out_rskgd = out_rkqd.reshape(rows, kv_heads, seq, group, head_dim).swapaxes(1, 2)
+    return out_rskgd.reshape(rows, seq, heads, head_dim)

@@ -1,4 +1,7 @@
-"""Scored positions only: the vocabulary head never sees a position that nobody scores."""
+"""Scored positions only: the vocabulary head never sees a position that nobody scores.
+
+Suffixes name axes as in `ops.attention`.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,10 +18,10 @@ ACCELERATOR_TILE_BYTES = 8 * TILE_BYTES
 
 
 def gather_positions(
-    hidden_rsd: Float[Array, "rows seq embed"], at_rn: Int[Array, "rows n"]
+    hidden_rse: Float[Array, "rows seq embed"], at_rn: Int[Array, "rows n"]
 ) -> Float[Array, "rows n embed"]:
     """The hidden states at `at_rn`, row by row (rows may be sharded; nothing crosses them)."""
-    return jnp.take_along_axis(hidden_rsd, at_rn[..., None], axis=1)
+    return jnp.take_along_axis(hidden_rse, at_rn[..., None], axis=1)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -53,7 +56,7 @@ _tile.defvjp(_tile_forward, _tile_backward)
 def token_logprobs(
     head: Callable,
     params,
-    hidden_rnd: Float[Array, "rows n embed"],
+    hidden_rne: Float[Array, "rows n embed"],
     ids_rn: Int[Array, "rows n"],
     vocab_size: int,
     tile_bytes: int | None = None,
@@ -62,20 +65,20 @@ def token_logprobs(
 
     Args:
       head: `head(params, hidden) -> logits [..., vocab]` in fp32. Frozen: no gradient reaches `params`.
-      hidden_rnd: hidden states at the scored positions.
+      hidden_rne: hidden states at the scored positions.
       ids_rn: the token scored at each.
       tile_bytes: bound on the logits that exist at one time; default: `TILE_BYTES`, on an accelerator more.
     """
     if tile_bytes is None:
         tile_bytes = TILE_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_TILE_BYTES
-    rows, count, width = hidden_rnd.shape
+    rows, count, width = hidden_rne.shape
     per_tile = max(1, tile_bytes // (4 * vocab_size * rows))
     if count <= per_tile:
-        return _tile(head, params, hidden_rnd, ids_rn)
+        return _tile(head, params, hidden_rne, ids_rn)
     tiles = -(-count // per_tile)
     per_tile = -(-count // tiles)
     pad = tiles * per_tile - count
-    hidden = jnp.pad(hidden_rnd, ((0, 0), (0, pad), (0, 0))).reshape(rows, tiles, per_tile, width)
+    hidden = jnp.pad(hidden_rne, ((0, 0), (0, pad), (0, 0))).reshape(rows, tiles, per_tile, width)
     ids = jnp.pad(ids_rn, ((0, 0), (0, pad))).reshape(rows, tiles, per_tile)
     logprobs = jax.lax.map(lambda tile: _tile(head, params, *tile), (hidden.swapaxes(0, 1), ids.swapaxes(0, 1)))
     return logprobs.swapaxes(0, 1).reshape(rows, tiles * per_tile)[:, :count]

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from jaxprompt.errors import InputError
 from jaxprompt.ops import attention
-from jaxprompt.ops.attention import View, attend, check_implementation, visibility, windowed
+from jaxprompt.ops.attention import AttentionOptions, View, attend, check_implementation, visibility, windowed
 from jaxprompt.types import Inputs
 
 ROWS, SEQ, HEADS, KV_HEADS, DIM, PREFIX = 3, 5, 6, 2, 4, 7
@@ -58,8 +58,8 @@ def test_equals_concatenation_with_gradients(arrays, prefix, kind, causal, devic
         view = view.replace(row_bias=bias[..., prefix:], prefix_bias=bias[..., :prefix])
 
     def ours(q, k, v, pk, pv):
-        shared = {"prefix_keys": pk, "prefix_values": pv} if prefix else {}
-        return (attend(q, k, v, view, scale=0.4, softcap=softcap, **shared) ** 2).sum()
+        shared = (pk, pv) if prefix else None
+        return (attend(q, k, v, view, AttentionOptions(0.4, softcap), shared) ** 2).sum()
 
     def theirs(q, k, v, pk, pv):
         return (reference(q, k, v, view, pk[:prefix], pv[:prefix], 0.4, softcap) ** 2).sum()
@@ -101,8 +101,8 @@ def test_cudnn_is_given_the_same_attention(arrays, kernels, prefix, kind):
 
     def run(implementation):
         def loss(q, k, v, pk, pv):
-            shared = {"prefix_keys": pk, "prefix_values": pv} if prefix else {}
-            return (attend(q, k, v, view, scale=0.4, implementation=implementation, **shared) ** 2).sum()
+            shared = (pk, pv) if prefix else None
+            return (attend(q, k, v, view, AttentionOptions(0.4, implementation=implementation), shared) ** 2).sum()
 
         return jax.jit(jax.value_and_grad(loss, argnums=range(5)))(q, k, v, pk, pv)
 
@@ -114,7 +114,7 @@ def test_cudnn_is_given_the_same_attention(arrays, kernels, prefix, kind):
 def test_cudnn_is_not_asked_for_an_odd_number_of_queries(arrays, kernels):
     q, k, v, *_ = arrays
     view = View(jnp.ones((ROWS, SEQ, SEQ), bool))
-    got, want = (attend(q, k, v, view, scale=1.0, implementation=name) for name in ("cudnn", "xla"))
+    got, want = (attend(q, k, v, view, AttentionOptions(1.0, implementation=name)) for name in ("cudnn", "xla"))
     assert not kernels
     np.testing.assert_array_equal(got, want)
 
@@ -146,7 +146,7 @@ def test_what_no_token_of_a_causal_row_sees_is_not_computed():
     seen = jax.ShapeDtypeStruct((1, seq, seq), bool)
 
     def flops(causal):
-        run = jax.jit(lambda q, k, v, row: attend(q, k, v, View(row, causal=causal), scale=1.0))
+        run = jax.jit(lambda q, k, v, row: attend(q, k, v, View(row, causal=causal), AttentionOptions(1.0)))
         return run.lower(q, q, q, seen).compile().cost_analysis()["flops"]
 
     # With n blocks, (n + 1) / 2n of the square is left.
@@ -156,7 +156,7 @@ def test_what_no_token_of_a_causal_row_sees_is_not_computed():
 def test_large_logits_do_not_overflow(arrays):
     q, k, v, pk, pv = arrays
     mask = jnp.ones((ROWS, SEQ, SEQ), bool)
-    out = attend(q, k, v, View(mask), scale=100.0, prefix_keys=pk, prefix_values=pv)
+    out = attend(q, k, v, View(mask), AttentionOptions(100.0), (pk, pv))
     np.testing.assert_allclose(out, reference(q, k, v, View(mask), pk, pv, 100.0), rtol=1e-4, atol=1e-4)
 
 
@@ -165,7 +165,7 @@ def test_an_accelerator_multiplies_with_prefix_and_row_at_once(arrays, monkeypat
     monkeypatch.setattr(jax, "default_backend", lambda: device)
     q, k, v, pk, pv = arrays
     view = View(jnp.ones((ROWS, queries, SEQ), bool))
-    run = jax.make_jaxpr(lambda q: attend(q, k, v, view, scale=1.0, prefix_keys=pk, prefix_values=pv))
+    run = jax.make_jaxpr(lambda q: attend(q, k, v, view, AttentionOptions(1.0), (pk, pv)))
     assert str(run(q[:, :queries])).count("dot_general[") == products
 
 
@@ -174,9 +174,9 @@ def test_prefix_is_not_copied_to_rows(arrays):
     mask = jnp.ones((ROWS, SEQ, SEQ), bool)
 
     def grads(q, k, v, pk, pv):
-        return jax.grad(
-            lambda *a: attend(*a[:3], View(mask), scale=1.0, prefix_keys=a[3], prefix_values=a[4]).sum(), (3, 4)
-        )(q, k, v, pk, pv)
+        return jax.grad(lambda *a: attend(*a[:3], View(mask), AttentionOptions(1.0), a[3:]).sum(), (3, 4))(
+            q, k, v, pk, pv
+        )
 
     shapes = {tuple(var.aval.shape) for eqn in jax.make_jaxpr(grads)(q, k, v, pk, pv).eqns for var in eqn.outvars}
     assert shapes
@@ -186,8 +186,8 @@ def test_prefix_is_not_copied_to_rows(arrays):
 def test_softmax_is_float32_and_output_has_the_values_type(arrays):
     q, k, v = (x.astype(jnp.bfloat16) for x in arrays[:3])
     mask = jnp.ones((ROWS, SEQ, SEQ), bool)
-    out = attend(q, k, v, View(mask), scale=1.0)
-    want = attend(*(x.astype(jnp.float32) for x in (q, k, v)), View(mask), scale=1.0)
+    out = attend(q, k, v, View(mask), AttentionOptions(1.0))
+    want = attend(*(x.astype(jnp.float32) for x in (q, k, v)), View(mask), AttentionOptions(1.0))
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(jnp.float32), want, rtol=0.02, atol=0.05)
 

@@ -1,0 +1,50 @@
+"""The keys and values of a generation in progress."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from jaxprompt.ops.attention import KeysValues, View
+from jaxprompt.types import Inputs
+
+
+class Cache(struct.PyTreeNode):
+    """What the next tokens of each row see of those before them.
+
+    Attributes:
+      keys, values: `[layers, rows, length, kv_heads, head_dim]`.
+      index: how many slots of each row hold real tokens; the next token goes there.
+    """
+
+    keys: Float[Array, "layers rows length kv_heads head_dim"]
+    values: Float[Array, "layers rows length kv_heads head_dim"]
+    index: Int[Array, " rows"]
+
+    def slots(self, seq: int) -> Int[Array, "rows seq"]:
+        """Where the next `seq` tokens of each row go."""
+        return self.index[:, None] + jnp.arange(seq)
+
+    def view(self, seq: int) -> View:
+        """What the next `seq` tokens of each row see: every slot up to their own."""
+        return View(jnp.arange(self.keys.shape[2]) <= self.slots(seq)[:, :, None])
+
+    def take(self, rows: Int[Array, " new_rows"]) -> "Cache":
+        """The cache of the rows of these numbers."""
+        return Cache(self.keys[:, rows], self.values[:, rows], self.index[rows])
+
+    def write(self, layer: Any, keys_values: KeysValues) -> "Cache":
+        """The cache with a layer's new keys and values `[rows, seq, kv_heads, head_dim]` in it, not yet counted."""
+        row, slots = jnp.arange(self.index.shape[0])[:, None], self.slots(keys_values[0].shape[1])
+        # A slot past the end belongs to a row that is finished: dropped, not clamped onto the last one.
+        keys, values = (
+            old.at[layer, row, slots].set(new, mode="drop")
+            for old, new in zip((self.keys, self.values), keys_values, strict=True)
+        )
+        return self.replace(keys=keys, values=values)
+
+    def advance(self, inputs: Inputs) -> "Cache":
+        """The cache that counts the tokens of `inputs`, but for those of segment 0."""
+        index = self.index + (inputs.segments != 0).sum(1)
+        return self.replace(index=index.astype(self.index.dtype))
