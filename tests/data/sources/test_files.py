@@ -147,7 +147,7 @@ def test_strings_bom_blank_lines_and_big_fields(tmp_path):
         ("x.csv", "a,b\n1,2\n3,\0\n", "x.csv:3: a NUL character"),
         ("x.csv", "a,b\n".encode("utf-16"), "x.csv: is UTF-16, not UTF-8 text (save the file as UTF-8)"),
         ("x.jsonl", "{}".encode("utf-16-le"), "x.jsonl:1: a NUL character, as in UTF-16"),
-        ("x.jsonl", gzip.compress(b"{}"), "x.jsonl: is compressed by gzip, not UTF-8 text (unpack it)"),
+        ("x.jsonl", gzip.compress(b"{}", mtime=0), "x.jsonl: is compressed by gzip, not UTF-8 text (unpack it)"),
         ("x.csv", b"PK\3\4\0\0", "x.csv: is a zip archive or a spreadsheet"),
         ("x.json", b"PAR1\0", "x.json: is a Parquet file, not UTF-8 text (name it .parquet)"),
         (
