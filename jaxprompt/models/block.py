@@ -19,9 +19,6 @@ from jaxprompt.models.rotary import Rotary, rotate
 from jaxprompt.ops.attention import AttentionOptions, Joined, KeysValues, View, attend
 from jaxprompt.ops.losses import gather_positions
 
-# Where transformers cuts off what float16 cannot hold, 65504 and more.
-FLOAT16_LIMIT = 64504.0
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockConfig:
@@ -43,9 +40,8 @@ class BlockConfig:
       attention_softcap: attention logits are squeezed into (-cap, cap) by a tanh.
       residual_scale: factor on what is added to the residual stream.
       cross: whether there is a cross-attention between attention and MLP.
-      float16: what saves sums beyond float16's largest number in a model of that type, as in transformers. "wide": the
-        MLP's `down` and the residual stream are float32 (T5). "clamped": the stream is cut off behind each layer (BART's
-        encoder).
+      wide_stream: the residual stream, and what is added to it, are float32 in a float16 model: they exceed 65504. Norms
+        stand before attention and MLP, none behind a sum.
     """
 
     hidden_size: int
@@ -71,15 +67,11 @@ class BlockConfig:
     attention_softcap: float | None = None
     residual_scale: float = 1.0
     cross: bool = False
-    float16: Literal["plain", "wide", "clamped"] = "plain"
-
-    def saves(self, how: str, dtype: Any) -> bool:
-        """Whether a model of this type needs saving, and is saved so, see `float16`."""
-        return self.float16 == how and jnp.dtype(dtype) == jnp.float16
+    wide_stream: bool = False
 
     def stream_dtype(self, dtype: Any) -> Any:
-        """Returns the type of the residual stream, and of `down`, in a model of this type."""
-        return jnp.float32 if self.saves("wide", dtype) else dtype
+        """Returns the type of the residual stream, and of what is added to it, in a model of this type."""
+        return jnp.float32 if self.wide_stream and jnp.dtype(dtype) == jnp.float16 else dtype
 
 
 class LayerInputs(struct.PyTreeNode):
@@ -140,7 +132,8 @@ class Attention(nn.Module):
         self.q = project(cfg.num_heads * cfg.head_dim, ("heads", "embed"))
         self.k = project(cfg.num_kv_heads * cfg.head_dim, ("kv_heads", "embed"))
         self.v = project(cfg.num_kv_heads * cfg.head_dim, ("kv_heads", "embed"))
-        self.out = Linear(cfg.hidden_size, ("embed", "heads"), cfg.out_bias, self.dtype)
+        out_dtype = cfg.stream_dtype(self.dtype)
+        self.out = Linear(cfg.hidden_size, ("embed", "heads"), cfg.out_bias, self.dtype, out_dtype)
         if cfg.qk_norm != "none":
             axes = (None,) if cfg.qk_norm == "head" else ("heads",)
             self.q_norm = make_norm(cfg, self.dtype, "rms", axes=axes)
@@ -228,13 +221,12 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x_rse: Float[Array, "rows seq embed"]) -> Float[Array, "rows seq embed"]:
-        """Returns the output in the type of the residual stream."""
         cfg = self.config
         act, out_dtype = ACTIVATIONS[cfg.activation], cfg.stream_dtype(self.dtype)
         widen = partial(Linear, cfg.mlp_size, ("mlp", "embed"), cfg.mlp_bias, self.dtype)
         y = widen(name="up")(x_rse)
         y = act(widen(name="gate")(x_rse)) * y if cfg.gated_mlp else act(y)
-        return Linear(cfg.hidden_size, ("embed", "mlp"), cfg.mlp_bias, out_dtype, name="down")(y.astype(out_dtype))
+        return Linear(cfg.hidden_size, ("embed", "mlp"), cfg.mlp_bias, self.dtype, out_dtype, name="down")(y)
 
 
 class Block(nn.Module):
@@ -270,18 +262,16 @@ class Block(nn.Module):
             return self._parallel(x_rse, given)
         with jax.named_scope("attention"):
             y_rse, keys_values, cache = self.attention(self._before("attention", x_rse), given)
-            x_rse = self._add("attention", given.pick(x_rse), y_rse, given)
+            x_rse = self._add("attention", given.pick(x_rse), y_rse)
 
         if self.config.cross:
             with jax.named_scope("cross"):
                 view = given.pick_view(given.memory_view)
                 y_rse = self.cross.read(self._before("cross", x_rse), given.memory, view)
-                x_rse = self._add("cross", x_rse, y_rse, given)
+                x_rse = self._add("cross", x_rse, y_rse)
 
         with jax.named_scope("mlp"):
-            x_rse = self._add("mlp", x_rse, self.mlp(self._before("mlp", x_rse)), given)
-        if self.config.saves("clamped", self.dtype):
-            x_rse = jnp.clip(x_rse, -FLOAT16_LIMIT, FLOAT16_LIMIT)
+            x_rse = self._add("mlp", x_rse, self.mlp(self._before("mlp", x_rse)))
         return x_rse, keys_values, cache
 
     @nn.nowrap
@@ -302,14 +292,10 @@ class Block(nn.Module):
         return getattr(self, f"{name}_norm")(x_rse) if self.config.residual in ("pre", "sandwich") else x_rse
 
     @nn.nowrap
-    def _add(self, name: str, x_rse, y_rse, given):
+    def _add(self, name: str, x_rse, y_rse):
         """Adds what a sublayer gives to the residual stream."""
         cfg = self.config
         if cfg.residual in ("output", "sandwich"):
             y_rse = getattr(self, f"{name}_post_norm")(y_rse)
         x_rse = x_rse + y_rse * cfg.residual_scale if cfg.residual_scale != 1.0 else x_rse + y_rse
-        if cfg.saves("wide", self.dtype) and name != "mlp":
-            # In transformers the stream is float16, and cut off, up to the first MLP.
-            narrow_rse = jnp.clip(x_rse.astype(self.dtype), -FLOAT16_LIMIT, FLOAT16_LIMIT)
-            x_rse = jnp.where(given.layer == 0, narrow_rse.astype(x_rse.dtype), x_rse)
         return getattr(self, f"{name}_norm")(x_rse) if cfg.residual == "post" else x_rse

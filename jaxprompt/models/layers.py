@@ -16,14 +16,21 @@ from jaxtyping import Array, Float, Int
 from jaxprompt.models.quantized import Quantized
 from jaxprompt.ops.products import wide_einsum
 
+
+def _tanh_gelu(x: jax.Array) -> jax.Array:
+    """GELU by its approximation; in float32 of a float16 array, whose squares, in the gradient, overflow beyond 256."""
+    wide = x.astype(jnp.float32) if x.dtype == jnp.float16 else x
+    return jax.nn.gelu(wide, approximate=True).astype(x.dtype)
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
-    "gelu_new": partial(jax.nn.gelu, approximate=True),
-    "gelu_fast": partial(jax.nn.gelu, approximate=True),
-    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
-    "gelu_accurate": partial(jax.nn.gelu, approximate=True),
+    "gelu_new": _tanh_gelu,
+    "gelu_fast": _tanh_gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
+    "gelu_accurate": _tanh_gelu,
     "gelu_python": partial(jax.nn.gelu, approximate=False),
-    "gelu_python_tanh": partial(jax.nn.gelu, approximate=True),
+    "gelu_python_tanh": _tanh_gelu,
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
@@ -78,12 +85,14 @@ class Linear(nn.Module):
 
     Attributes:
       axes: logical names of (out, in).
+      out_dtype: of the output; None: that of the input.
     """
 
     out_size: int
     axes: tuple[str | None, str | None]
     bias: bool = True
     dtype: Any = jnp.float32
+    out_dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
@@ -98,7 +107,7 @@ class Linear(nn.Module):
         if self.bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[:1])
             bias = self.param("bias", zeros, (self.out_size,), self.dtype)
-        return linear(x, weight, bias)
+        return linear(x, weight, bias, out_dtype=self.out_dtype)
 
 
 class Table(nn.Module):

@@ -19,7 +19,7 @@ from jaxprompt.errors import InputError, did_you_mean
 
 # Inputs that share an int4 scale; with its 16 bits that makes 4.5 bits per weight.
 GROUP = 32
-# Int8 values are used as fractions of 128, exact in every type, so that no sum of products overflows float16.
+# Int8 values are used as fractions of 128, exact in every type: the gradient is multiplied by as much, before the product.
 _UNIT = 128.0
 
 
@@ -110,7 +110,9 @@ def _product(x, weight: Quantized, out_dtype, dtype):
 
 def _multiply(x, weight, out_dtype, dtype):
     factor, scale = weight.factor(dtype)
-    y = jax.lax.dot_general(x, factor, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=out_dtype)
+    # Float16 may not hold what is yet to be scaled.
+    sum_dtype = jnp.float32 if scale is not None and out_dtype == jnp.float16 else out_dtype
+    y = jax.lax.dot_general(x, factor, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=sum_dtype)
     return y if scale is None else (y * scale).astype(out_dtype)
 
 

@@ -24,7 +24,8 @@ V, D = 61, 24
 @pytest.fixture(scope="module")
 def decoders():
     # Without recomputation programs compile faster; tests/models/test_stack.py is about recomputation.
-    return {name: load_backbone(GOLDEN / name, remat="none") for name in ("gpt2", "llama3-tied-biases")}
+    names = ("gpt2", "gpt2-by-layer", "llama3-tied-biases")
+    return {name: load_backbone(GOLDEN / name, remat="none") for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_prefill_continues_a_prefix(llama):
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
-@pytest.mark.parametrize("name", ["gpt2", "llama3-tied-biases"])
+@pytest.mark.parametrize("name", ["gpt2", "gpt2-by-layer", "llama3-tied-biases"])
 def test_a_prompt_beside_the_rows_equals_a_prefilled_one(decoders, name, device, monkeypatch):
     """Behind a hard prefix, at some positions and at all of them; for a GPU with padding behind the rows."""
     monkeypatch.setattr(jax, "default_backend", lambda: device)

@@ -99,6 +99,7 @@ GEMMA3 = {"head_dim": 10, "num_hidden_layers": 4, "query_pre_attn_scalar": 16, "
 CAUSAL = {
     "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**gpt())),
     "gpt2-variant": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**gpt(**GPT2_VARIANT))),
+    "gpt2-by-layer": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**gpt(scale_attn_by_inverse_layer_idx=True))),
     "llama-untied": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA)),
     "llama3-tied-biases": lambda: hf.LlamaForCausalLM(
         hf.LlamaConfig(

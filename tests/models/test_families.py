@@ -38,7 +38,7 @@ def config(name, **changes):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": 1}, "'scale_attn_by_inverse_layer_idx' is 1, expected true or"),
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention"),
         ("gpt2", {"activation_function": "geluu"}, "did you mean 'gelu"),
         ("gpt2", {"n_layer": "3"}, "'n_layer' is '3', expected an integer"),

@@ -39,7 +39,8 @@ def golden(request, tmp_path_factory):
 
 
 DECODERS = [
-    *("gpt2", "gpt2-variant", "gpt-neo", "gptj", "gpt-neox", "gpt-neox-sequential", "opt", "opt-350m", "opt-variant"),
+    *("gpt2", "gpt2-variant", "gpt2-by-layer", "gpt-neo", "gptj", "gpt-neox", "gpt-neox-sequential"),
+    *("opt", "opt-350m", "opt-variant"),
     *("llama-untied", "llama3-tied-biases", "llama-dynamic", "mistral", "mistral-full", "qwen2", "qwen2-windows"),
     *("qwen3", "phi3", "phi3-longrope", "gemma", "gemma2", "gemma3", "olmo2", "granite"),
 ]
@@ -81,6 +82,20 @@ def test_plain(golden):
     backbone, expected = golden
     assert backbone.has_head == ("plain_logits" in expected)
     check(golden, "logits" if backbone.has_head else "hidden", "plain")
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+def test_scales_by_layer_with_a_cache(unroll):
+    """Token by token, with a layer's number known only when the loop runs, and known before."""
+    folder = GOLDEN / "gpt2-by-layer"
+    backbone, expected = load_backbone(folder, unroll=unroll), load_file(folder / "expected.safetensors")
+    ids, cache, found = expected["ids"][:1], backbone.empty_cache(1, expected["ids"].shape[1]), []
+    run = jax.jit(lambda params, inputs, cache: backbone.apply(params, inputs, cache=cache))
+    for place in range(ids.shape[1]):
+        token = Inputs(ids[:, place : place + 1], np.full((1, 1), place), np.ones((1, 1), int))
+        hidden, cache = run(backbone.params, token, cache)
+        found.append(hidden[:, 0])
+    np.testing.assert_allclose(np.stack(found, axis=1), expected["plain_hidden"][:1], atol=1e-4, rtol=1e-4)
 
 
 @models("llama-untied")

@@ -122,7 +122,10 @@ def test_gradient_is_that_of_the_dequantized_weight(kind):
 def test_no_sum_of_products_overflows_float16():
     weight = quantized(np.full((1, 4096), 1e-3, np.float32), "int8")
     # As whole numbers the products would sum to 127 * 4096 * 8.
-    np.testing.assert_allclose(linear(jnp.full((1, 4096), 8, jnp.float16), weight), 32.768, rtol=2e-3)
+    for size in (8, 800):
+        found = linear(jnp.full((1, 4096), size, jnp.float16), weight)
+        assert found.dtype == jnp.float16
+        np.testing.assert_allclose(found, 4.096 * size, rtol=2e-3)
 
 
 @KIND

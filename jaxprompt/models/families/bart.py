@@ -51,6 +51,8 @@ def _translate(config: Mapping[str, Any], names: Set[str], multilingual: bool) -
             mlp_bias=True,
             residual="pre" if multilingual else "post",
             cross=cross,
+            # transformers cuts the encoder's stream off at what float16 can hold.
+            wide_stream=multilingual,
         )
 
     # Where config.json does not say, transformers starts mBART with the beginning of sequence.

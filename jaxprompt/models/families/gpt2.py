@@ -52,8 +52,9 @@ def _fields(config: Mapping[str, Any], names: Set[str], head_tied: bool, **defau
 
 def _gpt2(config: Mapping[str, Any], names: Set[str]) -> DecoderConfig:
     # reorder_and_upcast_attn is not refused: attention logits are always float32 here.
-    refuse(config, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
+    refuse(config, add_cross_attention=False)
     fields = _fields(config, names, head_tied=True) | {"qkv_bias": True, "out_bias": True}
+    fields["scale_by_layer"] = setting(config, "scale_attn_by_inverse_layer_idx", default=False, kind=bool)
     if not setting(config, "scale_attn_weights", default=True, kind=bool):
         fields["attention_scale"] = 1.0
     return DecoderConfig(**fields)

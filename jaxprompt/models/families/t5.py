@@ -50,6 +50,8 @@ def _translate(config: Mapping[str, Any], names: Set[str], defaults: Mapping[str
         "qkv_bias": False,
         "out_bias": False,
         "mlp_bias": False,
+        # transformers keeps the MLPs' second matrix in float32, so that what it gives is float32.
+        "wide_stream": True,
     }
     return Seq2SeqConfig(
         encoder=BlockConfig(**block, num_layers=layers),
