@@ -1,7 +1,6 @@
 """What a run goes on from: the same data, and files that a kill may have cut."""
 
 import dataclasses
-import itertools
 import json
 import shutil
 from pathlib import Path
@@ -52,32 +51,36 @@ def last_label(rows):
     rows[-1]["label"] = 1 - rows[-1]["label"]
 
 
-def renamed_labels(rows):
-    for row in rows:
-        row["label"] = ["bad", "good"][row["label"]]
-
-
 def one_row_less(rows):
     rows.pop()
 
 
-@pytest.mark.parametrize(
-    ("change", "names"),
-    [
-        *itertools.product([last_token, last_label, one_row_less], [["train.jsonl"], ["valid.jsonl"]]),
-        (renamed_labels, ["train.jsonl", "valid.jsonl"]),
-    ],
-)
-def test_other_rows_are_refused(scripted, here, change, names):
+@pytest.mark.parametrize("change", [last_token, last_label, one_row_less])
+@pytest.mark.parametrize("name", ["train.jsonl", "valid.jsonl"])
+def test_other_rows_are_refused(scripted, here, change, name):
     scripted(tree(), evaluations(3))
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
-    for name in names:
-        rows = [json.loads(line) for line in Path(name).read_text().splitlines()]
-        change(rows)
-        write_rows(name, rows)
+    rows = [json.loads(line) for line in Path(name).read_text().splitlines()]
+    change(rows)
+    write_rows(name, rows)
     with pytest.raises(InputError, match=r"^run folder 'run' was made with another data .*: name another run_dir$"):
         scripted(tree(), [])
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+
+
+def test_renamed_labels_are_refused(scripted, here, rows):
+    """Though their words are the same."""
+
+    def write(*names):
+        named = [{**row, "label": names[row["label"]]} for row in rows]
+        write_rows("train.jsonl", named)
+        write_rows("valid.jsonl", named[:4])
+
+    write("bad", "very_good")
+    scripted(tree(), evaluations(3))
+    write("bad", "very good")
+    with pytest.raises(InputError, match=r"^run folder 'run' was made with another data"):
+        scripted(tree(), [])
 
 
 def test_another_tokenizer_is_refused(scripted, here, stories):
