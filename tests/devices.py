@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 
+from tests import FAST_TO_COMPILE
+
 # Each simulated device holds a thread of XLA's pool while it waits for the others in a collective, and one device can
 # wait in several. The pool has as many threads as the machine has cores: on two of them, all can be taken by devices
 # that wait for one that has no thread left, until XLA gives up after 40 seconds. NPROC is how many it makes.
 _EIGHT_DEVICES = {
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {FAST_TO_COMPILE}",
     "NPROC": "64",
     "JAX_PLATFORMS": "cpu",
 }

@@ -34,7 +34,7 @@ def open_run(config: Config) -> Path:
     if kept.exists():
         old, new = _what(configs.load_config(kept)), _what(config)
         for key in old:
-            if old[key] != new[key]:
+            if old[key] != new[key] and not _one_file(key, old[key], new[key]):
                 raise InputError(
                     f"run folder {str(run_dir)!r} holds another experiment ({key} is {old[key]!r} there, {new[key]!r} "
                     "here): name another run_dir, or delete the folder"
@@ -63,6 +63,12 @@ def _what(config: Config) -> dict[str, Any]:
     """All keys of a config but where it is kept, and where and how it is computed, with plain values."""
     flat = configs.flat(configs.load_config(_plain(config)))
     return {key: value for key, value in flat.items() if key not in ("run_dir", *configs.MACHINE_KEYS)}
+
+
+def _one_file(key: str, *names: Any) -> bool:
+    """Whether the values of a key spell the path of one file; what is in it has a fingerprint."""
+    files = [Path(name) for name in names if key.startswith("data.") and isinstance(name, str)]
+    return len(files) == len(names) and all(map(Path.exists, files)) and files[0].samefile(files[1])
 
 
 def dumped(config: Config) -> str:

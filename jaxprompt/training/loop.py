@@ -229,6 +229,11 @@ class _Run:
     def _finish(self, state) -> Result:
         if self.data.validation is None:
             save_prompt(self.experiment.prompt(state.trainable), self.run_dir)
+        elif self.record["best"] is None:
+            raise InputError(
+                f"no evaluation of run {str(self.run_dir)!r} gave finite scores, so it has no best prompt: its metrics.jsonl "
+                "names the examples; in a new run leave them out, or set dtype to bfloat16 or float32"
+            )
         metrics = {
             **(self.record["best"] or {}),
             "step": int(state.step),

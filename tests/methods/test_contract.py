@@ -1,6 +1,7 @@
 """What every method of the table must do: a new one is tested by being listed."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,6 @@ from jaxprompt.experiment.build import build
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.inference.predict import load_run, score
 from jaxprompt.methods import METHODS
-from jaxprompt.training import loop
 from tests.conftest import STORIES
 from tests.devices import run_on_eight_devices
 
@@ -55,28 +55,15 @@ def test_a_file_gives_back_what_was_folded(stories, rows, tmp_path, name):
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_killed_and_resumed_is_uninterrupted_and_what_is_kept_scores_as_what_is_learned(
-    stories, rows, tmp_path, quiet, monkeypatch, name
+    stories, rows, tmp_path, quiet, name
 ):
-    whole = jaxprompt.train(config(name, rows, run_dir=str(tmp_path / "whole")), backbone=stories, reporter=quiet)
-    step_of = loop.make_train_step
-
-    def dies(*args):
-        step, taken = step_of(*args), []
-
-        def inner(state, batch):
-            if len(taken) == 4:
-                raise KeyboardInterrupt
-            taken.append(1)
-            return step(state, batch)
-
-        return inner
-
-    monkeypatch.setattr(loop, "make_train_step", dies)
-    cut = config(name, rows, run_dir=str(tmp_path / "cut"))
-    with pytest.raises(KeyboardInterrupt):
-        jaxprompt.train(cut, backbone=stories, reporter=quiet)
-    monkeypatch.setattr(loop, "make_train_step", step_of)
-    resumed = jaxprompt.train(cut, backbone=stories, reporter=quiet)
+    tree = config(name, rows, run_dir=str(tmp_path / "run"))
+    whole = jaxprompt.train(tree, backbone=stories, reporter=quiet)
+    # As if it had been killed behind step 3.
+    shutil.rmtree(whole.run_dir / "checkpoints" / "6")
+    (whole.run_dir / "result.json").unlink()
+    resumed = jaxprompt.train(tree, backbone=stories, reporter=quiet)
+    assert resumed.metrics == whole.metrics and whole.metrics["best_step"] == 6
     jax.tree.map(np.testing.assert_array_equal, whole.prompt.conditioning, resumed.prompt.conditioning)
     # What is kept, folded, scores as what was learned.
     experiment, prompt = load_run(whole.run_dir, stories)
