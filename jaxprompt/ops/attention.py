@@ -11,20 +11,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxprompt.errors import InputError, did_you_mean
+from jaxprompt.machine.sharding import ROW_AXES, row_shards
+from jaxprompt.ops.flash import flash_attend
 from jaxprompt.ops.products import wide_einsum
 from jaxprompt.types import Inputs
 
 # How attention is computed: by einsums that XLA compiles for any device, or by cuDNN's flash attention.
-IMPLEMENTATIONS = ("xla", "cudnn")
+IMPLEMENTATIONS = ("xla", "cudnn", "pallas")
 # Causal rows of twice this many tokens are attended to in blocks, but in no more than so many: each is compiled.
 QUERY_BLOCK = 128
 ACCELERATOR_QUERY_BLOCK = 256
 QUERY_BLOCKS = 4
 # The widest head that cuDNN's backward pass takes on every GPU that it runs on.
 CUDNN_HEAD_DIM = 128
+# Blocks of fewer queries would be padding for the most part.
+PALLAS_QUERIES = 64
 
 KeysValues = tuple[Float[Array, "*tokens kv_heads head_dim"], Float[Array, "*tokens kv_heads head_dim"]]
 
@@ -145,11 +150,13 @@ class AttentionOptions:
       scale: factor on the logits; an array where it is not known before the program runs.
       softcap: the logits are squeezed into (-cap, cap) by a tanh; None: they are not.
       implementation: one of `IMPLEMENTATIONS`, that fits (`check_implementation`).
+      mesh: on which rows and heads are split.
     """
 
     scale: float | Float[Array, ""]
     softcap: float | None = None
     implementation: str = "xla"
+    mesh: Mesh | None = None
 
 
 def check_implementation(
@@ -166,6 +173,8 @@ def check_implementation(
     """
     if name not in IMPLEMENTATIONS:
         raise InputError(f"unknown attention {name!r}{did_you_mean(name, IMPLEMENTATIONS)}")
+    if name == "pallas" and jax.default_backend() != "tpu":
+        raise InputError(f"attention=pallas needs a TPU, this process runs on {jax.default_backend()}: set attention=xla")
     if name == "cudnn":
         remedy = ": set attention=xla"
         if jax.default_backend() != "gpu":
@@ -203,7 +212,7 @@ def attend(
     Logits and softmax are float32; the probabilities have the type of the values. Grouped queries never repeat keys or
     values. The one place that chooses how attention is computed.
     """
-    seq, fused = q_rshd.shape[1], options.implementation == "cudnn"
+    seq, fused = q_rshd.shape[1], options.implementation != "xla"
     on_cpu = jax.default_backend() == "cpu"
     # On an accelerator each product is a kernel and each pass over the logits goes through its memory: one product and
     # one softmax of [prefix, row], for a copy of the prefix to every row. Not for single new tokens, which a cache would
@@ -212,8 +221,10 @@ def attend(
         k_rtkd, v_rtkd, view = _with_prefix(k_rtkd, v_rtkd, view, prefix)
         prefix = None
     # cuDNN has no backward pass for an odd number of queries: scored positions and prompts of such a number are few.
-    if fused and seq % 2 == 0:
+    if options.implementation == "cudnn" and seq % 2 == 0:
         return _attend_cudnn(q_rshd, k_rtkd, v_rtkd, view, options)
+    if options.implementation == "pallas" and seq >= PALLAS_QUERIES and view.row_bias is None:
+        return _attend_pallas(q_rshd, k_rtkd, v_rtkd, view, options)
 
     # Of a causal row the upper triangle is nothing: each block of queries is given the keys up to its own end.
     size = max(QUERY_BLOCK if on_cpu else ACCELERATOR_QUERY_BLOCK, -(-seq // QUERY_BLOCKS))
@@ -259,6 +270,25 @@ def _attend_cudnn(q_rshd, k_rtkd, v_rtkd, view, options):
     return jax.nn.dot_product_attention(
         q_rshd, k_rtkd, v_rtkd, bias, seen[:, None], scale=scale, implementation="cudnn"
     )
+
+
+def _attend_pallas(q_rshd, k_rtkd, v_rtkd, view, options):
+    """The same by the kernels of `ops.flash`, device by device: the compiler cannot split them."""
+    mesh, interpret = options.mesh, jax.default_backend() != "tpu"
+    scale = jnp.asarray(options.scale, jnp.float32)
+
+    def attend_part(q, k, v, seen, scale):
+        return flash_attend(q, k, v, seen, scale, options.softcap, interpret)
+
+    if mesh is None or mesh.size == 1:
+        return attend_part(q_rshd, k_rtkd, v_rtkd, view.row, scale)
+    rows = ROW_AXES if q_rshd.shape[0] % row_shards(mesh) == 0 else None
+    heads = "tensor" if k_rtkd.shape[2] % mesh.shape["tensor"] == 0 else None
+    tokens = PartitionSpec(rows, None, heads, None)
+    seen = PartitionSpec(rows if view.row.shape[0] > 1 else None)
+    specs = (tokens, tokens, tokens, seen, PartitionSpec())
+    split = jax.shard_map(attend_part, mesh=mesh, in_specs=specs, out_specs=tokens, check_vma=False)
+    return split(q_rshd, k_rtkd, v_rtkd, view.row, scale)
 
 
 def _attend_xla(q_rshd, k_rtkd, v_rtkd, view, options, prefix):
