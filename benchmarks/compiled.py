@@ -31,7 +31,8 @@ from models import SHAPES
 from workloads import WORKLOADS, Workload
 
 import jaxprompt
-from jaxprompt.backbone import DTYPES, Backbone
+from jaxprompt.backbone import Backbone
+from jaxprompt.backbone.load import DTYPES
 from jaxprompt.experiment.build import Experiment
 from jaxprompt.experiment.build import build as build_experiment
 from jaxprompt.experiment.data import TrainingData
@@ -109,8 +110,8 @@ def experiment_of(name: str, args: argparse.Namespace, mesh, attention: str, unr
 def compile_step(experiment: Experiment, data: TrainingData, batch):
     """The compiled train step for batches of such shapes."""
     backbone, mesh = experiment.backbone, experiment.backbone.mesh
-    optimizer = make_optimizer(experiment.config.optimizer, 100)
-    frozen = {"params": backbone.params, "labels": None, "hard_prefix": None}
+    optimizer = make_optimizer(experiment.config.optimizer, 100, jax.eval_shape(experiment.init_trainable))
+    frozen = {"params": backbone.params, "objective": None, "hard_prefix": None}
     step = make_train_step(experiment.forward(data.hoisted), experiment.method, optimizer, frozen)
 
     def start():

@@ -10,6 +10,8 @@ import numpy as np
 
 from jaxprompt.experiment.build import Experiment
 from jaxprompt.models import init_params
+from jaxprompt.objectives import Similarity, Verbalizer
+from jaxprompt.objectives.pooling import Pooled
 from jaxprompt.ops.attention import visibility
 from jaxprompt.text.hoisting import split_constant
 from jaxprompt.types import Batch, Inputs
@@ -94,8 +96,8 @@ def _scored(experiment: Experiment, batch: Batch) -> np.ndarray:
     """Which tokens `[rows, seq]` the loss reads the last hidden states of."""
     real = np.asarray(batch.inputs.segments) > 0
     objective = experiment.objective
-    if objective.kind in ("classifier", "similarity"):
-        if objective.pool == "mean":
+    if isinstance(objective, Pooled):
+        if objective.how == "mean":
             return real & (np.asarray(batch.inputs.ids) < experiment.backbone.vocab_size)
         at, used = batch.pool_at, batch.index >= 0
     else:
@@ -109,11 +111,11 @@ def _scored(experiment: Experiment, batch: Batch) -> np.ndarray:
 def _head(experiment: Experiment, batch: Batch) -> float:
     backbone, objective = experiment.backbone, experiment.objective
     examples = int((batch.index >= 0).sum())
-    if objective.kind == "classifier":  # its weight has a gradient
-        return 6.0 * backbone.hidden_size * len(objective.label_names) * examples
-    if objective.kind == "similarity":
+    if isinstance(objective, Similarity):
         return 4.0 * backbone.hidden_size * len(objective.label_names) * examples
-    if objective.columns is not None:
+    if isinstance(objective, Pooled):  # its head's weight has a gradient
+        return 6.0 * backbone.hidden_size * max(1, len(objective.label_names)) * examples
+    if isinstance(objective, Verbalizer) and objective.columns is not None:
         return 4.0 * backbone.hidden_size * len(objective.columns) * examples
     return 4.0 * backbone.hidden_size * backbone.vocab_size * int(batch.target_weight.sum())
 

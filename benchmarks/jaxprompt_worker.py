@@ -40,15 +40,16 @@ class Side:
         config = jaxprompt.load_config(tree)
         experiment = build(config)
         self.data = TrainingData.load(experiment)
-        optimizer = make_optimizer(config.optimizer, steps)
+        self.trainable = experiment.init_trainable()
+        optimizer = make_optimizer(config.optimizer, steps, self.trainable)
         self.step = make_train_step(experiment.forward(self.data.hoisted), experiment.method, optimizer)
         mesh = experiment.backbone.mesh
         self.place = lambda batch: jax.device_put(batch, row_sharding(mesh))
-        self.trainable = experiment.init_trainable()
         # A head that starts at 0 would give the prompt no gradient in the first step.
         keys = iter(jax.random.split(jax.random.key(1), 8))
-        head = {name: 0.1 * jax.random.normal(next(keys), v.shape) for name, v in self.trainable["head"].items()}
-        self.trainable = {**self.trainable, "head": head}
+        if "head" in self.trainable:
+            head = {name: 0.1 * jax.random.normal(next(keys), v.shape) for name, v in self.trainable["head"].items()}
+            self.trainable = {**self.trainable, "head": head}
         self.fresh = lambda: jax.device_put(init_state(self.trainable, optimizer), replicated(mesh))
         self.save(self.folder / "init.npz", self.trainable)
         shapes, compiling = set(), 0.0
@@ -110,7 +111,7 @@ class Side:
     @staticmethod
     def save(path: Path, trainable: dict) -> None:
         host = jax.device_get(trainable)
-        np.savez(path, **host["prompt"], **{f"head_{name}": value for name, value in host["head"].items()})
+        np.savez(path, **host["prompt"], **{f"head_{name}": value for name, value in host.get("head", {}).items()})
 
 
 def _shape(batch: Batch) -> str:

@@ -68,7 +68,7 @@ def end_loss(experiment: Experiment, prompt: Prompt) -> float:
     names = ("target_at", "target_ids", "target_group")
     examples = read_validation(experiment)
     last = [dataclasses.replace(e, **{name: getattr(e, name)[-1:] for name in names}) for e in examples]
-    return float(np.mean(score(experiment, prompt, last).nll))
+    return float(np.mean(score(experiment, prompt, last).outputs["nll"]))
 
 
 def samples(experiment: Experiment, prompt: Prompt) -> list[str]:

@@ -95,7 +95,7 @@ def gradients(backbone, case: dict, rows: list[dict], words: np.ndarray, instruc
     @jax.jit
     def gradient(trainable, frozen):
         def loss(trainable):
-            scores = forward(trainable, frozen, batch)
+            scores = forward(experiment.method.apply(trainable), trainable.get("head", {}), frozen, batch)
             return scores.loss / scores.count
 
         return jax.grad(loss)(trainable)["prompt"]
@@ -138,7 +138,10 @@ def memory(rows: list[dict]) -> list[dict]:
         backbone = jaxprompt.load_backbone(MEMORY_MODEL, dtype="bfloat16", quantize=quantize)
         experiment, forward, batch = prepared(backbone, case, rows)
         optimizer = optax.adamw(1e-3)
-        step, state = make_train_step(forward, optimizer), init_state(experiment.init_trainable(), optimizer)
+        step, state = (
+            make_train_step(forward, experiment.method, optimizer),
+            init_state(experiment.init_trainable(), optimizer),
+        )
         used = step.jitted.lower(step.frozen, state, batch).compile().memory_analysis()
         size = {
             part: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))

@@ -60,10 +60,11 @@ def measure(args: argparse.Namespace) -> dict:
     before = common.matmul_flops_per_second(args.dtype)
     experiment = build(config)
     data = TrainingData.load(experiment)
-    optimizer = make_optimizer(config.optimizer, args.steps)
+    trainable = experiment.init_trainable()
+    optimizer = make_optimizer(config.optimizer, args.steps, trainable)
     step = make_train_step(experiment.forward(data.hoisted), experiment.method, optimizer)
     mesh = experiment.backbone.mesh
-    state = jax.device_put(init_state(experiment.init_trainable(), optimizer, config.seed), replicated(mesh))
+    state = jax.device_put(init_state(trainable, optimizer, config.seed), replicated(mesh))
     place = row_sharding(mesh)
 
     seconds, first_calls, counted, seen, losses = [], [], [], set(), []
@@ -131,7 +132,8 @@ def text(record: dict) -> str:
     return "\n".join([record["machine"], *(f"{name + ':':24}{value}" for name, value in lines), "", flops.FORMULA])
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """What the command line takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder, hub id, or package:module/path of the model")
     parser.add_argument("--data", required=True, help='JSONL file of rows {"text": ..., "label" or "target": ...}')
@@ -156,9 +158,13 @@ def main() -> None:
     parser.add_argument("--unroll", action=argparse.BooleanOptionalAction, help="as unroll (default: its own)")
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = parser().parse_args()
     if args.steps < 1:
-        parser.error("--steps must be 1 or more")
+        parser().error("--steps must be 1 or more")
     keep_freed_memory()  # as the commands do
     record = measure(args)
     print(json.dumps(record) if args.json else text(record))
