@@ -123,7 +123,9 @@ def compile_step(experiment: Experiment, data: TrainingData, batch):
 
     state = placed(jax.eval_shape(start), replicated(mesh))
     lowered = step.jitted.lower(placed(frozen, replicated(mesh)), state, placed(batch, row_sharding(mesh)))
-    return lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False})
+    return lowered.compile(
+        compiler_options={"xla_gpu_enable_triton_gemm": False} if jax.default_backend() == "gpu" else None
+    )
 
 
 def measure(name: str, args: argparse.Namespace, mesh, attention: str, unroll: bool) -> dict:

@@ -174,7 +174,9 @@ def check_implementation(
     if name not in IMPLEMENTATIONS:
         raise InputError(f"unknown attention {name!r}{did_you_mean(name, IMPLEMENTATIONS)}")
     if name == "pallas" and jax.default_backend() != "tpu":
-        raise InputError(f"attention=pallas needs a TPU, this process runs on {jax.default_backend()}: set attention=xla")
+        raise InputError(
+            f"attention=pallas needs a TPU, this process runs on {jax.default_backend()}: set attention=xla"
+        )
     if name == "cudnn":
         remedy = ": set attention=xla"
         if jax.default_backend() != "gpu":
@@ -212,19 +214,18 @@ def attend(
     Logits and softmax are float32; the probabilities have the type of the values. Grouped queries never repeat keys or
     values. The one place that chooses how attention is computed.
     """
-    seq, fused = q_rshd.shape[1], options.implementation != "xla"
-    on_cpu = jax.default_backend() == "cpu"
+    seq, implementation, on_cpu = q_rshd.shape[1], options.implementation, jax.default_backend() == "cpu"
+    if implementation == "pallas" and seq >= PALLAS_QUERIES and view.row_bias is None:
+        return _attend_pallas(q_rshd, k_rtkd, v_rtkd, view, options, prefix)
     # On an accelerator each product is a kernel and each pass over the logits goes through its memory: one product and
     # one softmax of [prefix, row], for a copy of the prefix to every row. Not for single new tokens, which a cache would
     # be copied for.
-    if prefix is not None and seq > 1 and not (on_cpu and not fused):
+    if prefix is not None and seq > 1 and not (on_cpu and implementation == "xla"):
         k_rtkd, v_rtkd, view = _with_prefix(k_rtkd, v_rtkd, view, prefix)
         prefix = None
     # cuDNN has no backward pass for an odd number of queries: scored positions and prompts of such a number are few.
-    if options.implementation == "cudnn" and seq % 2 == 0:
+    if implementation == "cudnn" and seq % 2 == 0:
         return _attend_cudnn(q_rshd, k_rtkd, v_rtkd, view, options)
-    if options.implementation == "pallas" and seq >= PALLAS_QUERIES and view.row_bias is None:
-        return _attend_pallas(q_rshd, k_rtkd, v_rtkd, view, options)
 
     # Of a causal row the upper triangle is nothing: each block of queries is given the keys up to its own end.
     size = max(QUERY_BLOCK if on_cpu else ACCELERATOR_QUERY_BLOCK, -(-seq // QUERY_BLOCKS))
@@ -272,23 +273,26 @@ def _attend_cudnn(q_rshd, k_rtkd, v_rtkd, view, options):
     )
 
 
-def _attend_pallas(q_rshd, k_rtkd, v_rtkd, view, options):
+def _attend_pallas(q_rshd, k_rtkd, v_rtkd, view, options, prefix):
     """The same by the kernels of `ops.flash`, device by device: the compiler cannot split them."""
     mesh, interpret = options.mesh, jax.default_backend() != "tpu"
     scale = jnp.asarray(options.scale, jnp.float32)
 
-    def attend_part(q, k, v, seen, scale):
-        return flash_attend(q, k, v, seen, scale, options.softcap, interpret)
+    def attend_part(q, k, v, seen, scale, prefix, seen_of_prefix):
+        return flash_attend(q, k, v, seen, scale, options.softcap, prefix, seen_of_prefix, interpret)
 
+    arguments = q_rshd, k_rtkd, v_rtkd, view.row, scale, prefix, view.prefix
     if mesh is None or mesh.size == 1:
-        return attend_part(q_rshd, k_rtkd, v_rtkd, view.row, scale)
+        return attend_part(*arguments)
     rows = ROW_AXES if q_rshd.shape[0] % row_shards(mesh) == 0 else None
     heads = "tensor" if k_rtkd.shape[2] % mesh.shape["tensor"] == 0 else None
-    tokens = PartitionSpec(rows, None, heads, None)
-    seen = PartitionSpec(rows if view.row.shape[0] > 1 else None)
-    specs = (tokens, tokens, tokens, seen, PartitionSpec())
+    tokens, shared = PartitionSpec(rows, None, heads, None), PartitionSpec(None, heads, None)
+    seen, also_seen = (
+        PartitionSpec(rows if mask is not None and mask.shape[0] > 1 else None) for mask in (view.row, view.prefix)
+    )
+    specs = (tokens, tokens, tokens, seen, PartitionSpec(), shared, also_seen)
     split = jax.shard_map(attend_part, mesh=mesh, in_specs=specs, out_specs=tokens, check_vma=False)
-    return split(q_rshd, k_rtkd, v_rtkd, view.row, scale)
+    return split(*arguments)
 
 
 def _attend_xla(q_rshd, k_rtkd, v_rtkd, view, options, prefix):

@@ -1,30 +1,50 @@
-"""Flash attention for TPUs, with any mask that the heads share.
+"""Flash attention for TPUs, to a row and to a prefix that all rows share.
 
 The kernels that come with JAX take masks that are known when a program is compiled, and segments; in ours all segments
-see a prompt, windows are counted in positions, and branches see what is before them. Here a mask is an array, read once
-for all heads that share keys; blocks of it with nothing in them cost nothing. Forward pass and gradient follow Dao,
-FlashAttention-2 (arXiv 2307.08691): algorithms 1 and 2, the gradient in two kernels, so that each sums in one order.
+see a prefix, windows are counted in positions, and branches see what is before them. Here a mask is an array, read once
+for all heads that share keys, and blocks of it with nothing in them cost nothing. The prefix is never copied to the rows,
+and its gradient is summed over them where it arises. Forward pass and gradient follow Dao, FlashAttention-2 (arXiv
+2307.08691), algorithms 1 and 2; all keys of a row lie in the chip's own memory, so that one kernel gives all gradients.
 
 Suffixes name axes as in `ops.attention`; c is 1.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float
 
-# What a policy of `models.stack.REMAT_POLICIES` names to keep the output for the backward pass.
+# What a policy of `models.stack.REMAT_POLICIES` names to keep what the backward pass needs.
 SAVED = "flash attention"
 LANES = 128
-MAX_BLOCK = 512
-# Of a TPU's 128 MB beside its matrix units.
-VMEM_BYTES = 64 << 20
+# Keys at a time, where there are more than `WHOLE`; and the most logits of a head at one time.
+CHUNK = 512
+WHOLE = 1280
+LOGITS = 1 << 20
+# The most numbers of a head's keys; of a TPU's 128 MB, the part that a kernel may take.
+MAX_KEYS = 1 << 21
+VMEM_BYTES = 100 << 20
 _NOTHING = -0.7 * float(jnp.finfo(jnp.float32).max)
+
+
+class _Keys(struct.PyTreeNode):
+    """Keys and values, and which of them are seen: int8, or None for all."""
+
+    k: Float[Array, "*rows kv_heads kv_seq head_dim"]
+    v: Float[Array, "*rows kv_heads kv_seq head_dim"]
+    seen: Any = None
+
+
+def fits(kv_seq: int, prefix: int, head_dim: int) -> bool:
+    """Whether so many keys are few enough."""
+    return (kv_seq + prefix) * max(head_dim, LANES) <= MAX_KEYS
 
 
 def flash_attend(
@@ -34,6 +54,8 @@ def flash_attend(
     seen_rst: Bool[Array, "#rows seq kv_seq"],
     scale: float | Float[Array, ""],
     softcap: float | None = None,
+    prefix: tuple[Float[Array, "prefix kv_heads head_dim"], Float[Array, "prefix kv_heads head_dim"]] | None = None,
+    seen_rsp: Bool[Array, "#rows seq prefix"] | None = None,
     interpret: bool = False,
 ) -> Float[Array, "rows seq heads head_dim"]:
     """Softmax attention; logits and softmax are float32, the probabilities have the type of the values.
@@ -42,27 +64,35 @@ def flash_attend(
       seen_rst: which keys each token sees; one row stands for all. A token that sees none gets numbers without meaning.
       scale: factor on the logits; no gradient reaches it.
       softcap: logits are squeezed into (-cap, cap) by a tanh.
+      prefix: keys and values that stand before those of every row.
+      seen_rsp: which of them each token sees; None: all.
       interpret: runs the kernels by JAX's interpreter, on any machine.
     """
-    (rows, seq, heads, _), kv_heads = q_rshd.shape, k_rtkd.shape[2]
-    block_q, block_k = block_size(seq), block_size(k_rtkd.shape[1])
+    (rows, seq, heads, _), (kv_seq, kv_heads) = q_rshd.shape, k_rtkd.shape[1:3]
+    block = block_size(seq, max(min(kv_seq, WHOLE), 0 if prefix is None else prefix[0].shape[0]))
+    chunk = kv_seq if kv_seq <= WHOLE else CHUNK
     q_rksgd = q_rshd.reshape(rows, seq, kv_heads, heads // kv_heads, -1)
-    q_rkgsd = _padded(q_rksgd.transpose(0, 2, 3, 1, 4), 3, block_q)
-    k_rktd, v_rktd = (_padded(x.swapaxes(1, 2), 2, block_k) for x in (k_rtkd, v_rtkd))
-    seen_rst = _padded(_padded(seen_rst.astype(jnp.int8), 1, block_q), 2, block_k)
-    # Which blocks of the mask have something in them.
-    shape = (seen_rst.shape[0], seen_rst.shape[1] // block_q, block_q, seen_rst.shape[2] // block_k, block_k)
+    q_rkgsd = _padded(q_rksgd.transpose(0, 2, 3, 1, 4), 3, block)
+    k_rktd, v_rktd = (_padded(x.swapaxes(1, 2), 2, chunk) for x in (k_rtkd, v_rtkd))
+    q_rkgsd, k_rktd, v_rktd = (checkpoint_name(x, SAVED) for x in (q_rkgsd, k_rktd, v_rktd))
+    seen_rst = _padded(_padded(seen_rst.astype(jnp.int8), 1, block), 2, chunk)
+    shape = (seen_rst.shape[0], seen_rst.shape[1] // block, block, seen_rst.shape[2] // chunk, chunk)
     used = seen_rst.reshape(shape).max((2, 4)).astype(jnp.int32)
-    scale = jnp.full(1, scale, jnp.float32)
-    y_rkgsd = _attend((block_q, block_k, softcap, interpret), scale, q_rkgsd, k_rktd, v_rktd, seen_rst, used)
+    sources = [_Keys(k_rktd, v_rktd, seen_rst)]
+    if prefix is not None:
+        seen_rsp = None if seen_rsp is None else _padded(seen_rsp.astype(jnp.int8), 1, block)
+        sources.append(_Keys(*(x.swapaxes(0, 1) for x in prefix), seen_rsp))
+    scalars = used, jnp.full(1, scale, jnp.float32)
+    y_rkgsd = _attend((block, chunk, softcap, interpret), scalars, q_rkgsd, sources)
     return y_rkgsd[:, :, :, :seq].transpose(0, 3, 1, 2, 4).reshape(q_rshd.shape)
 
 
-def block_size(length: int) -> int:
-    """Returns how many tokens to take at once of so many: a multiple of 128, the largest that pads least."""
-    if length <= MAX_BLOCK:
-        return -(-length // LANES) * LANES
-    return min(range(MAX_BLOCK, MAX_BLOCK // 2 - 1, -LANES), key=lambda size: -length % size)
+def block_size(seq: int, keys: int) -> int:
+    """Returns how many of so many queries to take at once: all, or a multiple of 128, the largest that pads least."""
+    most = max(LANES, LOGITS // keys // LANES * LANES)
+    if seq <= most:
+        return seq
+    return min(range(most, most // 2, -LANES), key=lambda size: -seq % size)
 
 
 def _padded(x, axis: int, multiple: int):
@@ -72,100 +102,127 @@ def _padded(x, axis: int, multiple: int):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(static, scale, q_rkgsd, k_rktd, v_rktd, seen_rst, used):
-    return _forward(static, scale, q_rkgsd, k_rktd, v_rktd, seen_rst, used)[0]
+def _attend(static, scalars, q_rkgsd, sources):
+    return _forward(static, scalars, q_rkgsd, sources)[0]
 
 
-def _forward(static, scale, q_rkgsd, k_rktd, v_rktd, seen_rst, used):
-    block_q, block_k, softcap, interpret = static
-    specs = _Specs(q_rkgsd, k_rktd, seen_rst, block_q, block_k, by_key=False)
-    group, width = specs.group, q_rkgsd.shape[-1]
-    statistic = pltpu.VMEM((group, block_q, LANES), jnp.float32)
-    y_rkgsd, total_rkgs = specs.call(
-        functools.partial(_forward_kernel, softcap=softcap),
-        inputs=(specs.query, specs.key, specs.key, specs.seen),
-        outputs=(specs.query, specs.statistic),
-        out_shape=(
-            jax.ShapeDtypeStruct(q_rkgsd.shape, v_rktd.dtype),
-            jax.ShapeDtypeStruct(q_rkgsd.shape[:-1], jnp.float32),
-        ),
-        scratch=(statistic, statistic, pltpu.VMEM((group, block_q, width), jnp.float32)),
-        interpret=interpret,
-    )(used, scale, q_rkgsd, k_rktd, v_rktd, seen_rst)
+def _forward(static, scalars, q_rkgsd, sources):
+    block, _, _, _ = static
+    statistic = pltpu.VMEM((block, LANES), jnp.float32)
+    y_rkgsd, total_rkgs = _call(
+        _forward_kernel,
+        static,
+        scalars,
+        (q_rkgsd, sources),
+        (_like(q_rkgsd), jax.ShapeDtypeStruct(q_rkgsd.shape[:-1], jnp.float32)),
+        (statistic, statistic, pltpu.VMEM((block, q_rkgsd.shape[-1]), jnp.float32)),
+    )
     y_rkgsd, total_rkgs = checkpoint_name(y_rkgsd, SAVED), checkpoint_name(total_rkgs, SAVED)
-    return y_rkgsd, (scale, q_rkgsd, k_rktd, v_rktd, seen_rst, used, y_rkgsd, total_rkgs)
+    return y_rkgsd, (scalars, q_rkgsd, sources, y_rkgsd, total_rkgs)
 
 
 def _backward(static, kept, dy_rkgsd):
-    block_q, block_k, softcap, interpret = static
-    scale, q_rkgsd, k_rktd, v_rktd, seen_rst, used, y_rkgsd, total_rkgs = kept
+    scalars, q_rkgsd, sources, y_rkgsd, total_rkgs = kept
     mean_rkgs = (dy_rkgsd.astype(jnp.float32) * y_rkgsd.astype(jnp.float32)).sum(-1)
-    arrays = used, scale, q_rkgsd, k_rktd, v_rktd, seen_rst, dy_rkgsd, total_rkgs, mean_rkgs
-
-    def gradients(kernel, by_key, of, scratch_shape):
-        specs = _Specs(q_rkgsd, k_rktd, seen_rst, block_q, block_k, by_key)
-        spec = specs.key if by_key else specs.query
-        return specs.call(
-            functools.partial(kernel, softcap=softcap),
-            inputs=(specs.query, specs.key, specs.key, specs.seen, specs.query, specs.statistic, specs.statistic),
-            outputs=(spec,) * len(of),
-            out_shape=tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in of),
-            scratch=(pltpu.VMEM(scratch_shape, jnp.float32),) * len(of),
-            interpret=interpret,
-        )(*arrays)
-
-    width = q_rkgsd.shape[-1]
-    (dq_rkgsd,) = gradients(_dq_kernel, False, (q_rkgsd,), (q_rkgsd.shape[2], block_q, width))
-    dk_rktd, dv_rktd = gradients(_dkv_kernel, True, (k_rktd, v_rktd), (block_k, width))
-    return None, dq_rkgsd, dk_rktd, dv_rktd, None, None
+    keys = [(keys.k, keys.v) for keys in sources]
+    gradients = [tuple(pltpu.VMEM(x.shape[-2:], jnp.float32) for x in pair) for pair in keys]
+    dq_rkgsd, dkeys = _call(
+        _backward_kernel,
+        static,
+        scalars,
+        (q_rkgsd, sources, dy_rkgsd, total_rkgs, mean_rkgs),
+        (_like(q_rkgsd), [tuple(map(_like, pair)) for pair in keys]),
+        (pltpu.VMEM((static[0], q_rkgsd.shape[-1]), jnp.float32), gradients),
+    )
+    return None, dq_rkgsd, [_Keys(*pair) for pair in dkeys]
 
 
 _attend.defvjp(_forward, _backward)
 
 
-class _Specs:
-    """Which blocks of the arrays a step of a kernel is given.
+def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
-    The grid is (rows, heads of keys, blocks of queries, blocks of keys), the last two the other way round `by_key`: the
-    innermost is what a step adds up.
-    """
 
-    def __init__(self, q_rkgsd, k_rktd, seen_rst, block_q: int, block_k: int, by_key: bool):
-        rows, kv_heads, self.group, seq, width = q_rkgsd.shape
-        blocks = seq // block_q, k_rktd.shape[2] // block_k
-        self.grid = (rows, kv_heads, *(blocks[::-1] if by_key else blocks))
-        shared = seen_rst.shape[0] == 1
+def _call(kernel: Callable, static, scalars, inputs, out_shape, scratch):
+    """Runs a kernel for each head of keys, row, and block of queries, in this order: what rows share adds up last."""
+    block, chunk, softcap, interpret = static
+    q_rkgsd = inputs[0]
+    rows, kv_heads, _, seq, _ = q_rkgsd.shape
+    grid = kv_heads, rows, seq // block
 
-        def spec(shape, at):
-            def index(row, head, a, b, used, scale):
-                return at(row, head, *((b, a) if by_key else (a, b)))
+    def spec(x) -> pl.BlockSpec:
+        """Which part of an array a step is given."""
+        if x.dtype == jnp.int8:  # a mask
+            shared = x.shape[0] == 1
+            return pl.BlockSpec((1, block, x.shape[2]), lambda k, r, i, *_: (0 if shared else r, i, 0))
+        if x.ndim == 3:  # of the prefix
+            return pl.BlockSpec((1, *x.shape[1:]), lambda k, r, i, *_: (k, 0, 0))
+        if x.ndim == 4 and x.shape[2:] != q_rkgsd.shape[2:4]:
+            return pl.BlockSpec((1, 1, *x.shape[2:]), lambda k, r, i, *_: (r, k, 0, 0))
+        behind = x.shape[4:]
+        return pl.BlockSpec((1, 1, x.shape[2], block, *behind), lambda k, r, i, *_: (r, k, 0, i, *(0 for _ in behind)))
 
-            return pl.BlockSpec(shape, index)
+    def run(used_ref, scale_ref, *refs):
+        row, queries = 0 if used_ref.shape[0] == 1 else pl.program_id(1), pl.program_id(2)
+        step = _Step(chunk, softcap, scale_ref[0], lambda number: used_ref[row, queries, number] > 0)
+        kernel(step, *jax.tree.unflatten(structure, refs))
 
-        self.query = spec((1, 1, self.group, block_q, width), lambda r, k, i, j: (r, k, 0, i, 0))
-        self.statistic = spec((1, 1, self.group, block_q), lambda r, k, i, j: (r, k, 0, i))
-        self.key = spec((1, 1, block_k, width), lambda r, k, i, j: (r, k, j, 0))
-        self.seen = spec((1, block_q, block_k), lambda r, k, i, j: (0 if shared else r, i, j))
-        self.is_used = lambda used: used[
-            0 if shared else pl.program_id(0), pl.program_id(3 if by_key else 2), pl.program_id(2 if by_key else 3)
-        ]
+    arrays, (out_leaves, out_structure) = jax.tree.leaves(inputs), jax.tree.flatten(out_shape)
+    structure = jax.tree.structure((*inputs, *out_shape, *scratch))
+    call = pl.pallas_call(
+        run,
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=2,
+            grid=grid,
+            in_specs=[spec(x) for x in arrays],
+            out_specs=list(map(spec, out_leaves)),
+            scratch_shapes=jax.tree.leaves(scratch),
+        ),
+        out_shape=out_leaves,
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
+        ),
+        interpret=interpret,
+    )
+    return out_structure.unflatten(call(*scalars, *arrays))
 
-    def call(self, kernel, inputs, outputs, out_shape, scratch, interpret):
-        """The kernel over the grid; told whether a step is the first or the last that it adds up, and of use at all."""
 
-        def run(used_ref, scale_ref, *refs):
-            first, last = pl.program_id(3) == 0, pl.program_id(3) == pl.num_programs(3) - 1
-            kernel(*refs, scale=scale_ref[0], first=first, used=self.is_used(used_ref) > 0, last=last)
+class _Step:
+    """What the kernels share: a walk over the keys, and the logits of a part of them."""
 
-        grid_spec = pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=2, grid=self.grid, in_specs=inputs, out_specs=outputs, scratch_shapes=scratch
-        )
-        params = pltpu.CompilerParams(
-            dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
-        )
-        return pl.pallas_call(
-            run, grid_spec=grid_spec, out_shape=out_shape, compiler_params=params, interpret=interpret
-        )
+    def __init__(self, chunk: int, softcap: float | None, scale: Any, used: Callable):
+        self.chunk, self.softcap, self.scale, self.used = chunk, softcap, scale, used
+
+    def over_keys(self, sources: list[_Keys], add: Callable) -> None:
+        """Calls `add(number of the source, where, k_td, v_td, seen_st)` for each part of the keys that is seen."""
+        for number, keys in enumerate(sources):
+            shared = len(keys.k.shape) == 3
+            head, length = (0,) if shared else (0, 0), keys.k.shape[-2]
+            size = length if shared else self.chunk
+
+            def part(at, number=number, keys=keys, head=head, size=size):
+                where = pl.ds(at * size, size)
+                seen_st = None if keys.seen is None else keys.seen[0, :, where].astype(jnp.int32) > 0
+                add(number, where, keys.k[*head, where], keys.v[*head, where], seen_st)
+
+            if shared:
+                part(0)
+            elif length == size:
+                pl.when(self.used(0))(lambda part=part: part(0))
+            else:
+
+                @pl.loop(0, length // size)
+                def _(at, part=part):
+                    pl.when(self.used(at))(lambda: part(at))
+
+    def logits(self, q_sd, k_td, seen_st):
+        """Masked logits, and the tanh of the cap if there is one."""
+        logits_st, squeezed = self.scale * _product(q_sd, k_td, (1, 1)), None
+        if self.softcap is not None:
+            squeezed = jnp.tanh(logits_st / self.softcap)
+            logits_st = self.softcap * squeezed
+        return logits_st if seen_st is None else jnp.where(seen_st, logits_st, _NOTHING), squeezed
 
 
 def _product(a: Any, b: Any, axes: tuple[int, int]):
@@ -175,110 +232,60 @@ def _product(a: Any, b: Any, axes: tuple[int, int]):
     return jax.lax.dot_general(a, b, dims, precision=precision, preferred_element_type=jnp.float32)
 
 
-def _logits(q_sd, k_td, seen_st, scale, softcap):
-    """Masked logits, and the tanh of the cap if there is one."""
-    logits_st, squeezed = scale * _product(q_sd, k_td, (1, 1)), None
-    if softcap is not None:
-        squeezed = jnp.tanh(logits_st / softcap)
-        logits_st = softcap * squeezed
-    return jnp.where(seen_st, logits_st, _NOTHING), squeezed
-
-
-def _forward_kernel(
-    q_ref, k_ref, v_ref, seen_ref, y_ref, total_ref, peaks, sums, out, *, scale, first, used, last, softcap
-):
-    @pl.when(first)
-    def start():
+def _forward_kernel(step: _Step, q_ref, sources, y_ref, total_ref, peaks, sums, out):
+    for head in range(q_ref.shape[2]):
         peaks[...] = jnp.full_like(peaks, _NOTHING)
         sums[...] = jnp.zeros_like(sums)
         out[...] = jnp.zeros_like(out)
 
-    @pl.when(used)
-    def add():
-        k_td, v_td, seen_st = k_ref[0, 0], v_ref[0, 0], seen_ref[0].astype(jnp.int32) > 0
-        for head in range(q_ref.shape[2]):
-            logits_st, _ = _logits(q_ref[0, 0, head], k_td, seen_st, scale, softcap)
-            old_sc = peaks[head, :, :1]
+        def add(_, __, k_td, v_td, seen_st, head=head):
+            logits_st, _ = step.logits(q_ref[0, 0, head], k_td, seen_st)
+            old_sc = peaks[:, :1]
             peak_sc = jnp.maximum(old_sc, logits_st.max(1, keepdims=True))
             weights_st, shrink_sc = jnp.exp(logits_st - peak_sc), jnp.exp(old_sc - peak_sc)
-            sum_sc = shrink_sc * sums[head, :, :1] + weights_st.sum(1, keepdims=True)
-            peaks[head] = jnp.broadcast_to(peak_sc, peaks.shape[1:])
-            sums[head] = jnp.broadcast_to(sum_sc, sums.shape[1:])
-            out[head] = shrink_sc * out[head] + _product(weights_st.astype(v_td.dtype), v_td, (1, 0))
+            sum_sc = shrink_sc * sums[:, :1] + weights_st.sum(1, keepdims=True)
+            peaks[...] = jnp.broadcast_to(peak_sc, peaks.shape)
+            sums[...] = jnp.broadcast_to(sum_sc, sums.shape)
+            out[...] = shrink_sc * out[...] + _product(weights_st.astype(v_td.dtype), v_td, (1, 0))
 
-    @pl.when(last)
-    def end():
-        for head in range(q_ref.shape[2]):
-            sum_sc = jnp.maximum(sums[head], 1e-30)
-            y_ref[0, 0, head] = (out[head] / sum_sc[:, :1]).astype(y_ref.dtype)
-            total_ref[0, 0, head] = (peaks[head] + jnp.log(sum_sc)).T[0]
+        step.over_keys(sources, add)
+        sum_sl = jnp.maximum(sums[...], 1e-30)
+        y_ref[0, 0, head] = (out[...] / sum_sl[:, :1]).astype(y_ref.dtype)
+        total_ref[0, 0, head] = (peaks[...] + jnp.log(sum_sl)).T[0]
 
 
-def _weights_and_gradient(q_sd, k_td, v_td, seen_st, dy_sd, total_s, mean_s, scale, softcap):
-    """Probabilities, and the gradient of the products of queries and keys."""
-    logits_st, squeezed = _logits(q_sd, k_td, seen_st, scale, softcap)
-    weights_st = jnp.exp(logits_st - total_s[:, None])
-    d_st = weights_st * (_product(dy_sd, v_td, (1, 1)) - mean_s[:, None])
-    if squeezed is not None:
-        d_st *= 1 - squeezed * squeezed
-    return weights_st, scale * d_st
+def _backward_kernel(step: _Step, q_ref, sources, dy_ref, total_ref, mean_ref, dq_ref, dkeys_refs, dq, dkeys):
+    first_block, last_block = pl.program_id(2) == 0, pl.program_id(2) == pl.num_programs(2) - 1
+    first_row, last_row = pl.program_id(1) == 0, pl.program_id(1) == pl.num_programs(1) - 1
+    for keys, sums in zip(sources, dkeys, strict=True):
 
+        @pl.when(first_block & (first_row if len(keys.k.shape) == 3 else True))
+        def start(sums=sums):
+            for x in sums:
+                x[...] = jnp.zeros_like(x)
 
-def _dq_kernel(
-    q_ref, k_ref, v_ref, seen_ref, dy_ref, total_ref, mean_ref, dq_ref, dq, *, scale, first, used, last, softcap
-):
-    @pl.when(first)
-    def start():
+    for head in range(q_ref.shape[2]):
         dq[...] = jnp.zeros_like(dq)
 
-    @pl.when(used)
-    def add():
-        k_td, v_td, seen_st = k_ref[0, 0], v_ref[0, 0], seen_ref[0].astype(jnp.int32) > 0
-        for head in range(q_ref.shape[2]):
-            given = (x[0, 0, head] for x in (dy_ref, total_ref, mean_ref))
-            _, d_st = _weights_and_gradient(q_ref[0, 0, head], k_td, v_td, seen_st, *given, scale, softcap)
-            dq[head] += _product(d_st.astype(k_td.dtype), k_td, (1, 0))
-
-    @pl.when(last)
-    def end():
-        dq_ref[0, 0] = dq[...].astype(dq_ref.dtype)
-
-
-def _dkv_kernel(
-    q_ref,
-    k_ref,
-    v_ref,
-    seen_ref,
-    dy_ref,
-    total_ref,
-    mean_ref,
-    dk_ref,
-    dv_ref,
-    dk,
-    dv,
-    *,
-    scale,
-    first,
-    used,
-    last,
-    softcap,
-):
-    @pl.when(first)
-    def start():
-        dk[...] = jnp.zeros_like(dk)
-        dv[...] = jnp.zeros_like(dv)
-
-    @pl.when(used)
-    def add():
-        k_td, v_td, seen_st = k_ref[0, 0], v_ref[0, 0], seen_ref[0].astype(jnp.int32) > 0
-        for head in range(q_ref.shape[2]):
+        def add(number, where, k_td, v_td, seen_st, head=head):
             q_sd, dy_sd = q_ref[0, 0, head], dy_ref[0, 0, head]
-            statistics = total_ref[0, 0, head], mean_ref[0, 0, head]
-            weights_st, d_st = _weights_and_gradient(q_sd, k_td, v_td, seen_st, dy_sd, *statistics, scale, softcap)
-            dv[...] += _product(weights_st.astype(dy_sd.dtype), dy_sd, (0, 0))
-            dk[...] += _product(d_st.astype(q_sd.dtype), q_sd, (0, 0))
+            logits_st, squeezed = step.logits(q_sd, k_td, seen_st)
+            weights_st = jnp.exp(logits_st - total_ref[0, 0, head][:, None])
+            d_st = weights_st * (_product(dy_sd, v_td, (1, 1)) - mean_ref[0, 0, head][:, None])
+            if squeezed is not None:
+                d_st *= 1 - squeezed * squeezed
+            d_st = (step.scale * d_st).astype(q_sd.dtype)
+            dk, dv = dkeys[number]
+            dk[where] += _product(d_st, q_sd, (0, 0))
+            dv[where] += _product(weights_st.astype(dy_sd.dtype), dy_sd, (0, 0))
+            dq[...] += _product(d_st, k_td, (1, 0))
 
-    @pl.when(last)
-    def end():
-        dk_ref[0, 0] = dk[...].astype(dk_ref.dtype)
-        dv_ref[0, 0] = dv[...].astype(dv_ref.dtype)
+        step.over_keys(sources, add)
+        dq_ref[0, 0, head] = dq[...].astype(dq_ref.dtype)
+
+    for keys, refs, sums in zip(sources, dkeys_refs, dkeys, strict=True):
+
+        @pl.when(last_block & (last_row if len(keys.k.shape) == 3 else True))
+        def end(refs=refs, sums=sums):
+            for ref, x in zip(refs, sums, strict=True):
+                ref[...] = x[...].astype(ref.dtype).reshape(ref.shape)
