@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.machine.sharding import ROW_AXES, row_shards
-from jaxprompt.ops.flash import flash_attend
+from jaxprompt.ops.flash import fits, flash_attend
 from jaxprompt.ops.products import wide_einsum
 from jaxprompt.types import Inputs
 
@@ -215,7 +215,7 @@ def attend(
     values. The one place that chooses how attention is computed.
     """
     seq, implementation, on_cpu = q_rshd.shape[1], options.implementation, jax.default_backend() == "cpu"
-    if implementation == "pallas" and seq >= PALLAS_QUERIES and view.row_bias is None:
+    if implementation == "pallas" and seq >= PALLAS_QUERIES and fits(k_rtkd, prefix):
         return _attend_pallas(q_rshd, k_rtkd, v_rtkd, view, options, prefix)
     # On an accelerator each product is a kernel and each pass over the logits goes through its memory: one product and
     # one softmax of [prefix, row], for a copy of the prefix to every row. Not for single new tokens, which a cache would
@@ -278,19 +278,22 @@ def _attend_pallas(q_rshd, k_rtkd, v_rtkd, view, options, prefix):
     mesh, interpret = options.mesh, jax.default_backend() != "tpu"
     scale = jnp.asarray(options.scale, jnp.float32)
 
-    def attend_part(q, k, v, seen, scale, prefix, seen_of_prefix):
-        return flash_attend(q, k, v, seen, scale, options.softcap, prefix, seen_of_prefix, interpret)
+    def attend_part(q, k, v, seen, scale, prefix, seen_of_prefix, biases):
+        return flash_attend(q, k, v, seen, scale, options.softcap, prefix, seen_of_prefix, biases, interpret)
 
-    arguments = q_rshd, k_rtkd, v_rtkd, view.row, scale, prefix, view.prefix
+    biases = view.row_bias, view.prefix_bias
+    arguments = q_rshd, k_rtkd, v_rtkd, view.row, scale, prefix, view.prefix, biases
     if mesh is None or mesh.size == 1:
         return attend_part(*arguments)
     rows = ROW_AXES if q_rshd.shape[0] % row_shards(mesh) == 0 else None
     heads = "tensor" if k_rtkd.shape[2] % mesh.shape["tensor"] == 0 else None
     tokens, shared = PartitionSpec(rows, None, heads, None), PartitionSpec(None, heads, None)
-    seen, also_seen = (
-        PartitionSpec(rows if mask is not None and mask.shape[0] > 1 else None) for mask in (view.row, view.prefix)
-    )
-    specs = (tokens, tokens, tokens, seen, PartitionSpec(), shared, also_seen)
+
+    def by_row(array, *axes):
+        return PartitionSpec(rows if array is not None and array.shape[0] > 1 else None, *axes)
+
+    of_biases = tuple(by_row(bias, heads) for bias in biases)
+    specs = (tokens, tokens, tokens, by_row(view.row), PartitionSpec(), shared, by_row(view.prefix), of_biases)
     split = jax.shard_map(attend_part, mesh=mesh, in_specs=specs, out_specs=tokens, check_vma=False)
     return split(*arguments)
 

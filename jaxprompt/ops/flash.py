@@ -35,16 +35,18 @@ _NOTHING = -0.7 * float(jnp.finfo(jnp.float32).max)
 
 
 class _Keys(struct.PyTreeNode):
-    """Keys and values, and which of them are seen: int8, or None for all."""
+    """Keys and values, which of them are seen (int8, or None for all), and what is added to the logits."""
 
     k: Float[Array, "*rows kv_heads kv_seq head_dim"]
     v: Float[Array, "*rows kv_heads kv_seq head_dim"]
     seen: Any = None
+    bias: Float[Array, "*rows kv_heads group seq kv_seq"] | None = None
 
 
-def fits(kv_seq: int, prefix: int, head_dim: int) -> bool:
-    """Whether so many keys are few enough."""
-    return (kv_seq + prefix) * max(head_dim, LANES) <= MAX_KEYS
+def fits(k_rtkd: jax.Array, prefix: tuple[jax.Array, jax.Array] | None) -> bool:
+    """Whether these keys, and those of the prefix, are few enough."""
+    tokens = k_rtkd.shape[1] + (0 if prefix is None else prefix[0].shape[0])
+    return tokens * max(k_rtkd.shape[-1], LANES) <= MAX_KEYS
 
 
 def flash_attend(
@@ -56,6 +58,10 @@ def flash_attend(
     softcap: float | None = None,
     prefix: tuple[Float[Array, "prefix kv_heads head_dim"], Float[Array, "prefix kv_heads head_dim"]] | None = None,
     seen_rsp: Bool[Array, "#rows seq prefix"] | None = None,
+    biases: tuple[Float[Array, "#rows heads seq kv_seq"] | None, Float[Array, "#rows heads seq prefix"] | None] = (
+        None,
+        None,
+    ),
     interpret: bool = False,
 ) -> Float[Array, "rows seq heads head_dim"]:
     """Softmax attention; logits and softmax are float32, the probabilities have the type of the values.
@@ -66,6 +72,7 @@ def flash_attend(
       softcap: logits are squeezed into (-cap, cap) by a tanh.
       prefix: keys and values that stand before those of every row.
       seen_rsp: which of them each token sees; None: all.
+      biases: added to the logits of the row's keys, and of the prefix; no gradient reaches them.
       interpret: runs the kernels by JAX's interpreter, on any machine.
     """
     (rows, seq, heads, _), (kv_seq, kv_heads) = q_rshd.shape, k_rtkd.shape[1:3]
@@ -78,10 +85,18 @@ def flash_attend(
     seen_rst = _padded(_padded(seen_rst.astype(jnp.int8), 1, block), 2, chunk)
     shape = (seen_rst.shape[0], seen_rst.shape[1] // block, block, seen_rst.shape[2] // chunk, chunk)
     used = seen_rst.reshape(shape).max((2, 4)).astype(jnp.int32)
-    sources = [_Keys(k_rktd, v_rktd, seen_rst)]
+
+    def apart(bias, chunk):
+        """A bias by heads of keys."""
+        if bias is None:
+            return None
+        bias = bias.astype(jnp.float32).reshape(bias.shape[0], kv_heads, -1, *bias.shape[2:])
+        return _padded(_padded(bias, 3, block), 4, chunk)
+
+    sources = [_Keys(k_rktd, v_rktd, seen_rst, apart(biases[0], chunk))]
     if prefix is not None:
         seen_rsp = None if seen_rsp is None else _padded(seen_rsp.astype(jnp.int8), 1, block)
-        sources.append(_Keys(*(x.swapaxes(0, 1) for x in prefix), seen_rsp))
+        sources.append(_Keys(*(x.swapaxes(0, 1) for x in prefix), seen_rsp, apart(biases[1], 1)))
     scalars = used, jnp.full(1, scale, jnp.float32)
     y_rkgsd = _attend((block, chunk, softcap, interpret), scalars, q_rkgsd, sources)
     return y_rkgsd[:, :, :, :seq].transpose(0, 3, 1, 2, 4).reshape(q_rshd.shape)
@@ -153,15 +168,16 @@ def _call(kernel: Callable, static, scalars, inputs, out_shape, scratch):
 
     def spec(x) -> pl.BlockSpec:
         """Which part of an array a step is given."""
+        shared = x.shape[0] < rows
         if x.dtype == jnp.int8:  # a mask
-            shared = x.shape[0] == 1
             return pl.BlockSpec((1, block, x.shape[2]), lambda k, r, i, *_: (0 if shared else r, i, 0))
         if x.ndim == 3:  # of the prefix
             return pl.BlockSpec((1, *x.shape[1:]), lambda k, r, i, *_: (k, 0, 0))
         if x.ndim == 4 and x.shape[2:] != q_rkgsd.shape[2:4]:
             return pl.BlockSpec((1, 1, *x.shape[2:]), lambda k, r, i, *_: (r, k, 0, 0))
         behind = x.shape[4:]
-        return pl.BlockSpec((1, 1, x.shape[2], block, *behind), lambda k, r, i, *_: (r, k, 0, i, *(0 for _ in behind)))
+        at = (0,) * len(behind)
+        return pl.BlockSpec((1, 1, x.shape[2], block, *behind), lambda k, r, i, *_: (0 if shared else r, k, 0, i, *at))
 
     def run(used_ref, scale_ref, *refs):
         row, queries = 0 if used_ref.shape[0] == 1 else pl.program_id(1), pl.program_id(2)
@@ -195,7 +211,10 @@ class _Step:
         self.chunk, self.softcap, self.scale, self.used = chunk, softcap, scale, used
 
     def over_keys(self, sources: list[_Keys], add: Callable) -> None:
-        """Calls `add(number of the source, where, k_td, v_td, seen_st)` for each part of the keys that is seen."""
+        """Calls `add(number of the source, where, k_td, v_td, mask)` for each part of the keys that is seen.
+
+        `mask(logits_st, head)` adds the bias and leaves out what is not seen.
+        """
         for number, keys in enumerate(sources):
             shared = len(keys.k.shape) == 3
             head, length = (0,) if shared else (0, 0), keys.k.shape[-2]
@@ -204,7 +223,13 @@ class _Step:
             def part(at, number=number, keys=keys, head=head, size=size):
                 where = pl.ds(at * size, size)
                 seen_st = None if keys.seen is None else keys.seen[0, :, where].astype(jnp.int32) > 0
-                add(number, where, keys.k[*head, where], keys.v[*head, where], seen_st)
+
+                def mask(logits_st, head):
+                    if keys.bias is not None:
+                        logits_st += keys.bias[0, 0, head, :, where]
+                    return logits_st if seen_st is None else jnp.where(seen_st, logits_st, _NOTHING)
+
+                add(number, where, keys.k[*head, where], keys.v[*head, where], mask)
 
             if shared:
                 part(0)
@@ -216,13 +241,13 @@ class _Step:
                 def _(at, part=part):
                     pl.when(self.used(at))(lambda: part(at))
 
-    def logits(self, q_sd, k_td, seen_st):
-        """Masked logits, and the tanh of the cap if there is one."""
+    def logits(self, q_sd, k_td):
+        """Logits, and the tanh of the cap if there is one."""
         logits_st, squeezed = self.scale * _product(q_sd, k_td, (1, 1)), None
         if self.softcap is not None:
             squeezed = jnp.tanh(logits_st / self.softcap)
             logits_st = self.softcap * squeezed
-        return logits_st if seen_st is None else jnp.where(seen_st, logits_st, _NOTHING), squeezed
+        return logits_st, squeezed
 
 
 def _product(a: Any, b: Any, axes: tuple[int, int]):
@@ -238,8 +263,8 @@ def _forward_kernel(step: _Step, q_ref, sources, y_ref, total_ref, peaks, sums, 
         sums[...] = jnp.zeros_like(sums)
         out[...] = jnp.zeros_like(out)
 
-        def add(_, __, k_td, v_td, seen_st, head=head):
-            logits_st, _ = step.logits(q_ref[0, 0, head], k_td, seen_st)
+        def add(_, __, k_td, v_td, mask, head=head):
+            logits_st = mask(step.logits(q_ref[0, 0, head], k_td)[0], head)
             old_sc = peaks[:, :1]
             peak_sc = jnp.maximum(old_sc, logits_st.max(1, keepdims=True))
             weights_st, shrink_sc = jnp.exp(logits_st - peak_sc), jnp.exp(old_sc - peak_sc)
@@ -267,10 +292,10 @@ def _backward_kernel(step: _Step, q_ref, sources, dy_ref, total_ref, mean_ref, d
     for head in range(q_ref.shape[2]):
         dq[...] = jnp.zeros_like(dq)
 
-        def add(number, where, k_td, v_td, seen_st, head=head):
+        def add(number, where, k_td, v_td, mask, head=head):
             q_sd, dy_sd = q_ref[0, 0, head], dy_ref[0, 0, head]
-            logits_st, squeezed = step.logits(q_sd, k_td, seen_st)
-            weights_st = jnp.exp(logits_st - total_ref[0, 0, head][:, None])
+            logits_st, squeezed = step.logits(q_sd, k_td)
+            weights_st = jnp.exp(mask(logits_st, head) - total_ref[0, 0, head][:, None])
             d_st = weights_st * (_product(dy_sd, v_td, (1, 1)) - mean_ref[0, 0, head][:, None])
             if squeezed is not None:
                 d_st *= 1 - squeezed * squeezed
