@@ -20,7 +20,8 @@ from jaxprompt.ops.flash import fits, flash_attend
 from jaxprompt.ops.products import wide_einsum
 from jaxprompt.types import Inputs
 
-# How attention is computed: by einsums that XLA compiles for any device, or by cuDNN's flash attention.
+# How attention is computed: by einsums that XLA compiles for any device, by cuDNN's flash attention on a GPU, or by that
+# of `ops.flash` on a TPU.
 IMPLEMENTATIONS = ("xla", "cudnn", "pallas")
 # Causal rows of twice this many tokens are attended to in blocks, but in no more than so many: each is compiled.
 QUERY_BLOCK = 128
@@ -149,7 +150,7 @@ class AttentionOptions:
     Attributes:
       scale: factor on the logits; an array where it is not known before the program runs.
       softcap: the logits are squeezed into (-cap, cap) by a tanh; None: they are not.
-      implementation: one of `IMPLEMENTATIONS`, that fits (`check_implementation`).
+      implementation: one of `IMPLEMENTATIONS`, that fits (`choose_implementation`).
       mesh: on which rows and heads are split.
     """
 
@@ -159,45 +160,49 @@ class AttentionOptions:
     mesh: Mesh | None = None
 
 
-def check_implementation(
+def choose_implementation(
     name: str, dtype: Any, head_dim: int, softcap: float | None, kv_heads: int = 1, shards: int = 1
-) -> str:
-    """Returns `name`; raises InputError if attention has none of it, or not for such a model on this machine.
+) -> tuple[str, str]:
+    """Returns how attention is computed, and why not by what is made for this machine.
 
     Args:
+      name: one of `IMPLEMENTATIONS`; or "auto", what is made for this machine where it can be, else "xla".
       dtype: of queries, keys and values.
       head_dim: width of a head.
       softcap: as in `AttentionOptions`.
       kv_heads: heads of keys and values.
       shards: over how many devices heads are split.
+
+    Raises:
+      InputError: there is none of this name, or not for such a model on this machine.
     """
-    if name not in IMPLEMENTATIONS:
-        raise InputError(f"unknown attention {name!r}{did_you_mean(name, IMPLEMENTATIONS)}")
-    if name == "pallas" and jax.default_backend() != "tpu":
-        raise InputError(
-            f"attention=pallas needs a TPU, this process runs on {jax.default_backend()}: set attention=xla"
-        )
-    if name == "cudnn":
-        remedy = ": set attention=xla"
-        if jax.default_backend() != "gpu":
-            raise InputError(
-                f"attention=cudnn needs an NVIDIA GPU, this process runs on {jax.default_backend()}{remedy}"
-            )
-        if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
-            raise InputError(f"attention=cudnn has no {jnp.dtype(dtype)}{remedy}, or dtype=bfloat16")
-        if softcap is not None:
-            raise InputError(f"attention=cudnn cannot cap attention logits, this model does at {softcap}{remedy}")
-        if head_dim % 8 or head_dim > CUDNN_HEAD_DIM:
-            raise InputError(
-                f"attention=cudnn needs heads of a multiple of 8 and at most {CUDNN_HEAD_DIM}, this model's have "
-                f"{head_dim}{remedy}"
-            )
-        if kv_heads % shards:
-            raise InputError(
-                f"attention=cudnn cannot split {kv_heads} heads of keys over {shards} devices: lower mesh.tensor, or set "
-                "attention=xla"
-            )
-    return name
+    if name != "auto" and name not in IMPLEMENTATIONS:
+        raise InputError(f"unknown attention {name!r}{did_you_mean(name, ('auto', *IMPLEMENTATIONS))}")
+    backend = jax.default_backend()
+    wanted = {"tpu": "pallas", "gpu": "cudnn"}.get(backend, "xla") if name == "auto" else name
+    reason = _refusal(wanted, backend, dtype, head_dim, softcap, kv_heads, shards)
+    if reason and name != "auto":
+        raise InputError(f"attention={name} {reason}: set attention=auto")
+    return ("xla" if reason else wanted), (f"{wanted} {reason}" if reason else "")
+
+
+def _refusal(name, backend, dtype, head_dim, softcap, kv_heads, shards) -> str:
+    """Why attention cannot be computed so; empty: it can."""
+    if name == "xla":
+        return ""
+    if kv_heads % shards:
+        return f"cannot split {kv_heads} heads of keys over {shards} devices (mesh.tensor)"
+    if name == "pallas":
+        return "" if backend == "tpu" else f"needs a TPU, this process runs on {backend}"
+    if backend != "gpu":
+        return f"needs an NVIDIA GPU, this process runs on {backend}"
+    if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
+        return f"has no {jnp.dtype(dtype)} (dtype=bfloat16 it has)"
+    if softcap is not None:
+        return f"cannot cap attention logits, this model does at {softcap}"
+    if head_dim % 8 or head_dim > CUDNN_HEAD_DIM:
+        return f"needs heads of a multiple of 8 and at most {CUDNN_HEAD_DIM}, this model's have {head_dim}"
+    return ""
 
 
 @jax.named_scope("attend")

@@ -16,6 +16,7 @@ from jaxprompt.experiment.build import Experiment, build
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.experiment.run_folder import dumped, open_run
 from jaxprompt.machine.sharding import replicated, row_sharding
+from jaxprompt.methods import fold
 from jaxprompt.prompts import Prompt, load_prompt, save_prompt
 from jaxprompt.reports.records import Meter, MetricsFile
 from jaxprompt.reports.terminal import Reporter
@@ -78,7 +79,7 @@ class _Run:
         mesh = experiment.backbone.mesh
         self.place = lambda batch: jax.device_put(batch, row_sharding(mesh))
         self.place_state = lambda state: jax.device_put(state, replicated(mesh))
-        self.fold = jax.jit(experiment.method.apply)
+        self.fold = jax.jit(partial(fold, experiment.method))
         # What a resumed run goes on from, beside the state: saved with every checkpoint.
         self.record = {
             "backbone": experiment.backbone.fingerprint,
