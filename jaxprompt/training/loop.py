@@ -148,7 +148,7 @@ class _Run:
             self._evaluate(state, 0, metrics_file)
         if start >= self.steps or self.record["stopped"]:
             return state
-        self.reporter.say("compiling the train step ...")
+        self.reporter.say(f"compiling the train step (attention by {self.experiment.backbone.module.attention}) ...")
         self.reporter.start(self.steps, start)
         meter, batch_size = Meter(), self.experiment.config.train.batch_size
         for number, batch in enumerate(self.data.train_batches(start), start + 1):
@@ -238,6 +238,7 @@ class _Run:
         }
         if self.data.majority is not None:
             metrics["majority_accuracy"] = self.data.majority
+        metrics["attention"] = self.experiment.backbone.module.attention
         if self.data.truncated:
             metrics["truncated"] = self.data.truncated
         (self.run_dir / "result.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
