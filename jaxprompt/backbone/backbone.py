@@ -207,7 +207,9 @@ class Backbone:
 
     def _run(self, params: Any, *args: Any, precision: str | None = None, **kwargs: Any) -> Any:
         """A method of the module; its products of float32 are as precise as asked, on every device and backward too."""
-        with jax.default_matmul_precision(precision or self.matmul_precision):
+        # Those of bfloat16 are exact as they are.
+        precision = "default" if self.dtype == jnp.bfloat16 else precision or self.matmul_precision
+        with jax.default_matmul_precision(precision):
             return self.module.apply({"params": params}, *args, **kwargs)
 
     def empty_cache(self, rows: int, length: int) -> Cache:

@@ -126,6 +126,7 @@ def _forward(static, scalars, q_rkgsd, sources):
     statistic = pltpu.VMEM((block, LANES), jnp.float32)
     y_rkgsd, total_rkgs = _call(
         _forward_kernel,
+        2,
         static,
         scalars,
         (q_rkgsd, sources),
@@ -143,6 +144,7 @@ def _backward(static, kept, dy_rkgsd):
     gradients = [tuple(pltpu.VMEM(x.shape[-2:], jnp.float32) for x in pair) for pair in keys]
     dq_rkgsd, dkeys = _call(
         _backward_kernel,
+        5,
         static,
         scalars,
         (q_rkgsd, sources, dy_rkgsd, total_rkgs, mean_rkgs),
@@ -159,11 +161,15 @@ def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
-def _call(kernel: Callable, static, scalars, inputs, out_shape, scratch):
-    """Runs a kernel for each head of keys, row, and block of queries, in this order: what rows share adds up last."""
+def _call(kernel: Callable, products: int, static, scalars, inputs, out_shape, scratch):
+    """Runs a kernel for each head of keys, row, and block of queries, in this order: what rows share adds up last.
+
+    Args:
+      products: how many it computes of queries and keys, for the compiler's plans.
+    """
     block, chunk, softcap, interpret = static
     q_rkgsd = inputs[0]
-    rows, kv_heads, _, seq, _ = q_rkgsd.shape
+    rows, kv_heads, _, seq, width = q_rkgsd.shape
     grid = kv_heads, rows, seq // block
 
     def spec(x) -> pl.BlockSpec:
@@ -186,6 +192,12 @@ def _call(kernel: Callable, static, scalars, inputs, out_shape, scratch):
 
     arrays, (out_leaves, out_structure) = jax.tree.leaves(inputs), jax.tree.flatten(out_shape)
     structure = jax.tree.structure((*inputs, *out_shape, *scratch))
+    pairs = q_rkgsd.size // width * sum(keys.k.shape[-2] for keys in inputs[1])
+    cost = pl.CostEstimate(
+        flops=2 * products * pairs * width,
+        transcendentals=pairs,
+        bytes_accessed=sum(x.size * x.dtype.itemsize for x in (*arrays, *out_leaves)),
+    )
     call = pl.pallas_call(
         run,
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -199,6 +211,7 @@ def _call(kernel: Callable, static, scalars, inputs, out_shape, scratch):
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
         ),
+        cost_estimate=cost,
         interpret=interpret,
     )
     return out_structure.unflatten(call(*scalars, *arrays))
@@ -252,7 +265,7 @@ class _Step:
 
 def _product(a: Any, b: Any, axes: tuple[int, int]):
     """Float32 sums over one axis of each; float32 operands are multiplied as such."""
-    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
     dims = (((axes[0],), (axes[1],)), ((), ()))
     return jax.lax.dot_general(a, b, dims, precision=precision, preferred_element_type=jnp.float32)
 
