@@ -1,33 +1,39 @@
-"""What a GPU that is not at hand would run: the train steps of `vs_peft.py`, compiled for an NVIDIA H100 and read.
+"""What a chip that is not at hand would run: the train steps of `vs_peft.py`, compiled for it and read.
 
-    pip install -e . "jax[cuda12]"
-    JAX_PLATFORMS=cpu python benchmarks/compiled.py --data-root DATA --workload all
-    JAX_PLATFORMS=cpu python benchmarks/compiled.py --data-root DATA --workload llama32-3b-soft200 --kernels 20
+    pip install -e . "jax[cuda12]"          # for --target h100
+    pip install -e ".[tpu]"                 # for --target v5e, v6e, v5p
+    JAX_PLATFORMS=cpu python benchmarks/compiled.py --target h100 --data-root DATA --workload all
+    JAX_PLATFORMS=cpu python benchmarks/compiled.py --target v5e --data-root DATA --workload llama32-3b-soft200
+    JAX_PLATFORMS=cpu python benchmarks/compiled.py --target v5e --mesh 1x8x2 --topology 4x4 --data-root DATA \\
+        --workload llama32-3b-soft200-batch64
 
-XLA compiles for a card by its description alone (h100.txtpb). Nothing runs, and no weights are made: what comes out is
-the program, hence its memory, what its kernels move and multiply, and how long that takes at least by the card's
-published speeds. It is no measurement of time. Products are cuBLAS's, as XLA tries Triton's in their place only on a
-card. Writes results/compiled_h100.jsonl and .md.
+XLA compiles for a GPU by its description alone (h100.txtpb), and for a TPU by libtpu. Nothing runs, and no weights are
+made: what comes out is the program, hence its memory, what it moves and multiplies, and how long that takes at least by
+the chip's published speeds. It is no measurement of time. For a GPU, products are cuBLAS's, as XLA tries Triton's in
+their place only on a card. For a TPU, bytes moved are those of its HBM: what the compiler keeps in the chip's own memory
+is left out, though its own count (`counted_bytes`) has it. Writes results/compiled_TARGET.jsonl and .md.
 """
 
 import argparse
 import dataclasses
 import functools
+import itertools
+import math
 import statistics
 import time
 from collections import Counter
 from pathlib import Path
 
 import common
+import flax.linen as nn
 import flops
 import hlo
 import jax
 import jax.numpy as jnp
 import prepare
-from jax._src.cudnn import fused_attention_stablehlo
-from jax.experimental import topologies
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from models import SHAPES
+from targets import TARGETS, Target, devices_of
 from workloads import WORKLOADS, Workload
 
 import jaxprompt
@@ -36,22 +42,18 @@ from jaxprompt.backbone.load import DTYPES
 from jaxprompt.experiment.build import Experiment
 from jaxprompt.experiment.build import build as build_experiment
 from jaxprompt.experiment.data import TrainingData
-from jaxprompt.machine.sharding import MESH_AXES, replicated, row_sharding
+from jaxprompt.machine.sharding import MESH_AXES, param_shardings, replicated, row_sharding
 from jaxprompt.models import build as build_model
+from jaxprompt.models import init_params
 from jaxprompt.models.families import family_of
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import TrainState, make_train_step
 
-CARD = "NVIDIA H100 80GB SXM"
-# By NVIDIA's data sheet, without sparsity: bytes per second, FLOPs per second of products of 16 bits and of TF32.
-BANDWIDTH = 3.35e12
-PRODUCTS = {"bf16": 989e12, "f16": 989e12, "f32": 495e12}
 BATCHES = 8
-VARIANTS = [("xla", False), ("xla", True), ("cudnn", False), ("cudnn", True)]
 
 
 def abstract_backbone(workload: Workload, tokenizer, mesh, attention: str, unroll: bool, remat: str) -> Backbone:
-    """The backbone of a workload without weights: shapes in their place."""
+    """The backbone of a workload without weights: shapes in their place, laid out on the mesh."""
     config_json = SHAPES[workload.model]
     family = family_of(config_json["model_type"])
     # The stored names by which a family knows what a model has.
@@ -60,7 +62,8 @@ def abstract_backbone(workload: Workload, tokenizer, mesh, attention: str, unrol
         weights.add("lm_head.weight")
     config = family.translate(dict(config_json), weights)
     module = build_model(config, DTYPES[workload.dtype], remat, mesh, attention)
-    params = flops.stacked_shapes(module)
+    boxed = jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
+    params = jax.tree.map(placed, nn.meta.unbox(boxed), param_shardings(boxed, mesh))
     return Backbone(
         ref=workload.model,
         family=family.name,
@@ -74,15 +77,24 @@ def abstract_backbone(workload: Workload, tokenizer, mesh, attention: str, unrol
     )
 
 
+def placed(x, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    """The shape of an array, on devices."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
 def unstacked(params):
     """As `models.stack.unstack`, of shapes."""
     if not isinstance(params, dict):
         return params
     apart = {name: unstacked(tree) for name, tree in params.items()}
     if "layers" in apart:
-        leaves = jax.tree.leaves(apart["layers"])
-        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), apart["layers"])
-        apart["layers"] = {str(number): one for number in range(leaves[0].shape[0])}
+
+        def one(x):
+            spec = PartitionSpec(*x.sharding.spec[1:])
+            return jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=NamedSharding(x.sharding.mesh, spec))
+
+        count = jax.tree.leaves(apart["layers"])[0].shape[0]
+        apart["layers"] = dict.fromkeys(map(str, range(count)), jax.tree.map(one, apart["layers"]))
     return apart
 
 
@@ -118,107 +130,146 @@ def compile_step(experiment: Experiment, data: TrainingData, batch):
         trainable = experiment.init_trainable()
         return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable), jax.random.key(0))
 
-    def placed(tree, sharding):
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+    def on(tree, sharding):
+        return jax.tree.map(lambda x: placed(x, sharding), tree)
 
-    state = placed(jax.eval_shape(start), replicated(mesh))
-    lowered = step.jitted.lower(placed(frozen, replicated(mesh)), state, placed(batch, row_sharding(mesh)))
-    return lowered.compile(compiler_options={"xla_gpu_enable_triton_gemm": False})
+    state, batch = on(jax.eval_shape(start), replicated(mesh)), on(batch, row_sharding(mesh))
+    # On a card XLA would try Triton's products in cuBLAS's place; here it cannot.
+    options = {"xla_gpu_enable_triton_gemm": False} if jax.default_backend() == "gpu" else {}
+    return step.jitted.lower(frozen, state, batch).compile(compiler_options=options)
 
 
 def measure(name: str, args: argparse.Namespace, mesh, attention: str, unroll: bool) -> dict:
     """The record of one workload, with the most frequent of its row shapes."""
+    target = TARGETS[args.target]
     experiment = experiment_of(name, args, mesh, attention, unroll)
     data = TrainingData.load(experiment)
     batches = [batch for batch, _ in zip(data.train_batches(0), range(BATCHES), strict=False)]
     shape, _ = Counter(batch.inputs.ids.shape for batch in batches).most_common(1)[0]
     batches = [batch for batch in batches if batch.inputs.ids.shape == shape]
     counts = [flops.step_flops(experiment, data.hoisted, batch) for batch in batches]
-    start = time.perf_counter()
-    program = compile_step(experiment, data, batches[0])
-    took = time.perf_counter() - start
-    kernels, memory = hlo.kernels(program.as_text()), program.memory_analysis()
-    if args.kernels:
-        show(kernels, args.kernels)
-    products = sum((Counter({t: f * k.times for t, f in k.flops.items()}) for k in kernels), Counter())
-    return {
-        "card": CARD,
-        "versions": common.versions(),
+    record = {
+        "card": target.name,
+        "versions": common.versions("libtpu") if target.platform == "tpu" else common.versions(),
         "workload": name,
-        "attention": attention,
+        "mesh": "x".join(map(str, mesh.devices.shape)),
+        "attention": experiment.backbone.module.attention,
         "unroll": unroll,
         "remat": args.remat,
         "row_shape": list(shape),
         "tokens": statistics.mean(count.tokens for count in counts),
-        "needed_flops": statistics.mean(count.total for count in counts),
+        # Of one chip.
+        "needed_flops": statistics.mean(count.total for count in counts) / mesh.size,
+    }
+    start = time.perf_counter()
+    try:
+        program = compile_step(experiment, data, batches[0])
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return record | {"refused": next(line for line in str(error).splitlines() if "RESOURCE_EXHAUSTED" in line)}
+    took = time.perf_counter() - start
+    kernels, memory, counted = hlo.kernels(program.as_text()), program.memory_analysis(), program.cost_analysis()
+    if args.kernels:
+        show(kernels, args.kernels, target)
+    moved, collectives = sum(kernel.bytes * kernel.times for kernel in kernels), Counter()
+    for kernel in kernels:
+        if kernel.collective:
+            collectives[kernel.collective] += kernel.bytes * kernel.times
+    products = sum((Counter({t: f * k.times for t, f in k.flops.items()}) for k in kernels), Counter())
+    if target.platform == "tpu":  # what it needs next is fetched while it multiplies
+        least = max(moved / target.bandwidth, sum(products.values()) / target.products["bf16"])
+    else:
+        least = sum(least_seconds(kernel, target) * kernel.times for kernel in kernels)
+    return record | {
         "product_flops": dict(products),
-        "moved_bytes": sum(kernel.bytes * kernel.times for kernel in kernels),
+        "moved_bytes": moved,
+        "counted_bytes": counted["bytes accessed"],
+        "counted_flops": counted["flops"],
+        "collective_bytes": dict(collectives),
         "kernels": sum(kernel.times for kernel in kernels),
-        "least_seconds": sum(least_seconds(kernel) * kernel.times for kernel in kernels),
+        "least_seconds": least,
         "weight_bytes": memory.argument_size_in_bytes,
         "step_bytes": memory.temp_size_in_bytes,
         "compile_seconds": took,
     }
 
 
-def least_seconds(kernel: hlo.Kernel) -> float:
+def least_seconds(kernel: hlo.Kernel, target: Target) -> float:
     """How long a kernel takes at the card's published speeds, started in no time."""
-    products = sum(count / PRODUCTS[kind] for kind, count in kernel.flops.items())
-    return max(kernel.bytes / BANDWIDTH, products)
+    products = sum(count / target.products.get(kind, target.products["bf16"]) for kind, count in kernel.flops.items())
+    return max(kernel.bytes / target.bandwidth, products)
 
 
-def show(kernels: list[hlo.Kernel], count: int) -> None:
+def show(kernels: list[hlo.Kernel], count: int, target: Target) -> None:
     """Prints the kernels that take longest."""
-    for kernel in sorted(kernels, key=lambda k: -least_seconds(k) * k.times)[:count]:
-        moved, took = kernel.bytes * kernel.times / 1e9, 1e3 * least_seconds(kernel) * kernel.times
+    for kernel in sorted(kernels, key=lambda k: -least_seconds(k, target) * k.times)[:count]:
+        moved, took = kernel.bytes * kernel.times / 1e9, 1e3 * least_seconds(kernel, target) * kernel.times
         print(f"{took:8.3f} ms {moved:7.2f} GB {kernel.times:4} x {kernel.name:40} {kernel.operation[-90:]}")
 
 
-def report(records: list[dict]) -> str:
+def report(records: list[dict], target: Target) -> str:
     """The table of the newest record of each workload and variant."""
-    newest = {(r["workload"], r["attention"], r["unroll"], r["remat"]): r for r in records}
-    head = ("workload", "attention", "layers", "rows", "real tokens", "kernels", "GB moved", "least ms")
-    head += ("ms of products needed", "step GB", "weights GB", "compiled in s")
-    lines = [
-        (
-            *(f"`{r['workload']}`", r["attention"], "unrolled" if r["unroll"] else "loop"),
-            *("x".join(map(str, r["row_shape"])), f"{r['tokens']:.0f}", r["kernels"], f"{r['moved_bytes'] / 1e9:.1f}"),
-            *(f"{1e3 * r['least_seconds']:.1f}", f"{1e3 * r['needed_flops'] / PRODUCTS['bf16']:.1f}"),
-            *(f"{r['step_bytes'] / 1e9:.1f}", f"{r['weight_bytes'] / 1e9:.1f}", f"{r['compile_seconds']:.0f}"),
-        )
-        for r in newest.values()
-    ]
-    text = ["# Train steps compiled for an H100, none at hand", "", f"{CARD}, {records[-1]['versions']}", ""]
+    newest = {(r["workload"], r.get("mesh", "1x1x1"), r["attention"], r["unroll"], r["remat"]): r for r in records}
+    head = (
+        "workload",
+        "mesh",
+        "attention",
+        "layers",
+        "remat",
+        "rows",
+        "real tokens",
+        "kernels",
+        "GB moved",
+        "least ms",
+    )
+    head += ("ms of products needed", "step GB", "weights GB", "between chips GB", "compiled in s")
+    lines = []
+    for r in newest.values():
+        line = [f"`{r['workload']}`", r.get("mesh", "1x1x1"), r["attention"], "unrolled" if r["unroll"] else "loop"]
+        line += [r["remat"], "x".join(map(str, r["row_shape"])), f"{r['tokens']:.0f}"]
+        if "refused" in r:
+            lines.append((*line, *("does not fit", "", "", "", "", "", "", "")))
+            continue
+        between = ", ".join(f"{kind} {b / 1e9:.2f}" for kind, b in sorted(r.get("collective_bytes", {}).items()))
+        line += [r["kernels"], f"{r['moved_bytes'] / 1e9:.1f}", f"{1e3 * r['least_seconds']:.1f}"]
+        line += [f"{1e3 * r['needed_flops'] / target.products['bf16']:.1f}", f"{r['step_bytes'] / 1e9:.1f}"]
+        lines.append((*line, f"{r['weight_bytes'] / 1e9:.1f}", between, f"{r['compile_seconds']:.0f}"))
+    text = [f"# Train steps compiled for {target.name}, none at hand", "", f"{records[-1]['versions']}", ""]
+    text += ["All figures are of one chip. The mesh is data x fsdp x tensor.", ""]
     return "\n".join([*text, common.table(head, lines), ""])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", choices=TARGETS, default="h100", help="default h100")
+    parser.add_argument("--mesh", default="1x1x1", help="DATAxFSDPxTENSOR chips (default 1x1x1)")
+    parser.add_argument("--topology", help="of the chips, such as 4x4 (default: the smallest)")
     parser.add_argument("--data-root", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--workload", choices=["all", *WORKLOADS["gpu"]], default="all", help="default all")
+    parser.add_argument("--attention", nargs="+", help="default xla and what is made for the chip")
+    parser.add_argument("--layers", choices=("loop", "unrolled"), nargs="+", default=["loop", "unrolled"])
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="dots", help="as train.remat")
     parser.add_argument("--kernels", type=int, default=0, help="also print so many kernels (default 0)")
     parser.add_argument("--results", type=Path, default=common.RESULTS, help="default benchmarks/results")
     args = parser.parse_args()
-    # XLA and JAX ask the machine what they would find on the card.
-    jax.default_backend = lambda: "gpu"
-    fused_attention_stablehlo.check_cudnn_version = lambda: 91000
-    fused_attention_stablehlo.check_compute_capability = lambda capability: True
-    card = Path(__file__).with_name("h100.txtpb").read_text()
-    devices = topologies.get_topology_desc(platform="cuda", target_config=card, topology="1x1x1").devices
-    mesh = jax.make_mesh((1, 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
-    path = args.results / "compiled_h100.jsonl"
-    for name in WORKLOADS["gpu"] if args.workload == "all" else [args.workload]:
-        for attention, unroll in VARIANTS:
-            record = measure(name, args, mesh, attention, unroll)
-            print(
-                f"{name}, {attention}, {'unrolled' if unroll else 'loop'}: {record['moved_bytes'] / 1e9:.1f} GB moved, "
-                f"{record['kernels']} kernels, at least {1e3 * record['least_seconds']:.1f} ms, "
-                f"{record['step_bytes'] / 1e9:.1f} GB",
-                flush=True,
-            )
-            common.append_record(path, record)
-            path.with_suffix(".md").write_text(report(common.read_records(path)), encoding="utf-8")
+    target, shape = TARGETS[args.target], tuple(map(int, args.mesh.split("x")))
+    attentions = args.attention or ["xla", "pallas" if target.platform == "tpu" else "cudnn"]
+    path = args.results / f"compiled_{args.target}.jsonl"
+    with devices_of(args.target, args.topology, math.prod(shape)) as devices:
+        mesh = jax.make_mesh(shape, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+        for name in WORKLOADS["gpu"] if args.workload == "all" else [args.workload]:
+            for attention, layers in itertools.product(attentions, args.layers):
+                record = measure(name, args, mesh, attention, layers == "unrolled")
+                if "refused" in record:
+                    said = record["refused"][:200]
+                else:
+                    said = f"{record['moved_bytes'] / 1e9:.1f} GB moved, {record['kernels']} kernels, "
+                    said += f"at least {1e3 * record['least_seconds']:.1f} ms, {record['step_bytes'] / 1e9:.1f} GB, "
+                    said += f"compiled in {record['compile_seconds']:.0f} s"
+                print(f"{name}, {attention}, {layers}: {said}", flush=True)
+                common.append_record(path, record)
+                path.with_suffix(".md").write_text(report(common.read_records(path), target), encoding="utf-8")
 
 
 if __name__ == "__main__":

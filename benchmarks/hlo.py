@@ -1,4 +1,4 @@
-"""Reads a GPU program as XLA prints it: which kernels a step runs, how often, what each moves and multiplies."""
+"""Reads a GPU or TPU program as XLA prints it: which kernels a step runs, how often, what each moves and multiplies."""
 
 import re
 from collections import Counter
@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from math import prod
 
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
-_ARRAY = re.compile(r"\b(" + "|".join(_BYTES) + r")\[([\d,]*)\]")
+_ARRAY = re.compile(r"\b(" + "|".join(_BYTES) + r")\[([\d,]*)\](?:\{([^{}]*)\})?")
 _HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 # Instructions that are no kernel.
 _FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "iota", "partition-id"}
+_FREE |= {"copy-done", "slice-done", "async-done", "all-gather-done", "all-reduce-done", "collective-permute-done"}
+# A TPU's names for several arrays seen as one.
+_FREE_TARGETS = ("ConcatBitcast", "AssumeGatherIndicesInBound")
 # Instructions that read of an operand no more than they give.
 _READS_A_PART = {"dynamic-slice", "slice", "gather"}
 
@@ -24,6 +27,7 @@ class Kernel:
       operation: where in the model it comes from, as JAX names it.
       bytes: read and written in device memory, if nothing of it were in a cache.
       flops: of its products, by the type of their operands ("bf16", "f32", ...).
+      collective: what it exchanges with other chips, such as "all-reduce"; empty: nothing.
     """
 
     name: str
@@ -31,6 +35,7 @@ class Kernel:
     times: int
     bytes: int
     flops: dict[str, float]
+    collective: str = ""
 
 
 @dataclass
@@ -91,18 +96,48 @@ def _walk(computations: dict[str, _Computation], name: str, times: int) -> Itera
     here = computations[name]
     for instruction in here.instructions.values():
         if instruction.opcode == "while":
-            trips = int(instruction.attribute(r'"known_trip_count":\{"n":"(\d+)"') or 1)
+            trips = _trips(computations, instruction)
             yield from _walk(computations, instruction.attribute(r"body=%?([\w.\-]+)"), times * trips)
         elif instruction.opcode == "call":
             yield from _walk(computations, instruction.attribute(r"to_apply=%?([\w.\-]+)"), times)
-        elif instruction.opcode not in _FREE:
+        elif instruction.opcode not in _FREE and not any(name in instruction.rest for name in _FREE_TARGETS):
             operation = instruction.attribute(r'op_name="([^"]*)"') or ""
-            moved = _written(computations, instruction) + sum(_reads(computations, here, instruction))
-            yield Kernel(instruction.name, operation, times, moved, _flops(computations, here, instruction))
+            if instruction.opcode in ("copy-start", "slice-start"):
+                moved = _begun(instruction)
+            else:
+                moved = _written(computations, instruction) + sum(_reads(computations, here, instruction))
+            collective = re.fullmatch(
+                r"(all-\w+(?:-to-all)?|reduce-scatter|collective-permute)(-start)?", instruction.opcode
+            )
+            kind = collective.group(1) if collective else ""
+            yield Kernel(instruction.name, operation, times, moved, _flops(computations, here, instruction), kind)
 
 
 def _size(shape: str) -> int:
-    return sum(_BYTES[kind] * prod(map(int, filter(None, dims.split(",")))) for kind, dims in _ARRAY.findall(shape))
+    """Bytes in the device's memory. What lies in a TPU's own memory, `S(1)` and so on, is none of it."""
+    return sum(size for size, outside in _arrays(shape) if outside)
+
+
+def _arrays(shape: str) -> list[tuple[int, bool]]:
+    """Of each array its bytes, and whether it lies in the device's memory."""
+    found = _ARRAY.findall(shape)
+    return [(_BYTES[k] * prod(map(int, filter(None, dims.split(",")))), "S(" not in at) for k, dims, at in found]
+
+
+def _trips(computations, loop: _Instruction) -> int:
+    """How often a loop runs: as XLA says, or up to the number that its counter is compared with."""
+    known = loop.attribute(r'"known_trip_count":\{"n":"(\d+)"')
+    if known:
+        return int(known)
+    condition = computations[loop.attribute(r"condition=%?([\w.\-]+)")].instructions.values()
+    limits = [int(i.rest.split(")")[0]) for i in condition if i.opcode == "constant" and i.shape.startswith("s32[]")]
+    return max(limits, default=1)
+
+
+def _begun(instruction: _Instruction) -> int:
+    """Bytes that a copy begins to move, one that another instruction waits for."""
+    (first, outside), (second, also_outside), *_ = _arrays(instruction.shape)
+    return min(first, second) * (outside + also_outside)
 
 
 def _dims(shape: str) -> list[int]:
@@ -160,7 +195,7 @@ def _written(computations, instruction: _Instruction) -> int:
             return _size(inside.instructions[value.operands[1]].shape)
         return _size(value.shape)
 
-    return of(inside.root)
+    return min(_size(instruction.shape), of(inside.root))
 
 
 def _flops(computations, here: _Computation, instruction: _Instruction) -> Counter:
@@ -174,6 +209,13 @@ def _flops(computations, here: _Computation, instruction: _Instruction) -> Count
         contracted = instruction.attribute(r'lhs_contracting_dim(?:ension)?s(?:=\{|":\[)([^}\]]*)')
         depth = prod(_dims(left)[int(axis)] for axis in re.findall(r"\d+", contracted or ""))
         total[_ARRAY.search(left).group(1)] += 2.0 * prod(_dims(instruction.shape)) * depth
+    elif instruction.opcode == "convolution":  # a TPU's product
+        kernel = here.instructions[instruction.operands[1]].shape
+        labels = instruction.attribute(r"dim_labels=\w+_(\w+)->")
+        depth = _dims(kernel)[labels.index("i")]
+        total[_ARRAY.search(kernel).group(1)] += 2.0 * prod(_dims(instruction.shape)) * depth
+    elif "tpu_custom_call" in instruction.rest:
+        total["bf16"] += float(instruction.attribute(r'"cost_estimate":\{"flops":"(\d+)"') or 0)
     elif "__cudnn$fmha" in instruction.rest:
         # Logits and outputs; backward the logits again and the gradients of both and of their operands.
         rows, heads, queries, width = _dims(instruction.shape)

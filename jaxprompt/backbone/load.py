@@ -1,5 +1,6 @@
 """Backbones from Hugging Face files, or of a published shape with random weights."""
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -28,6 +29,8 @@ from jaxprompt.weights.tokenizer import byte_tokenizer, read_tokenizer
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
+PRECISIONS = ("highest", "high", "default")
+
 
 def load_backbone(
     ref: str | Path,
@@ -35,8 +38,9 @@ def load_backbone(
     mesh: Mesh | None = None,
     remat: str = "dots",
     quantize: str | None = None,
-    attention: str = "xla",
+    attention: str = "auto",
     unroll: bool | None = None,
+    matmul_precision: str = "highest",
 ) -> Backbone:
     """Loads a frozen model from Hugging Face files, or makes one of a published shape with random weights.
 
@@ -51,10 +55,13 @@ def load_backbone(
         model does not fit otherwise. Embeddings, head, norms and biases stay in `dtype`, and so do activations. Int8
         hardly changes a prompt's gradient (mean cosine 0.996 to 0.999 on two small models); int4 does (0.72 to 0.95).
       attention: how it is computed: "xla", on any device; "cudnn", by cuDNN's flash attention on an NVIDIA GPU, in
-        bfloat16 or float16, whose memory does not grow with the square of the row.
+        bfloat16 or float16; "pallas", by flash attention of our own on a TPU. The memory of the last two does not grow
+        with the square of the row. "auto" is the one for this machine, or XLA where that has none for such a model.
       unroll: gives every layer weights and code of its own, where they are else one stack and one loop, which copies
         weights out of the stack and what it keeps into another. Faster, above all text generation; 1.2 to 3
         times as long to compile, and on a CPU a train step takes more memory. None: on a GPU that holds all weights.
+      matmul_precision: of products of float32, which a GPU and a TPU compute in fewer bits unless told: "highest" is
+        float32 as on a CPU; "high" and "default" are faster, for the layers; embeddings, heads and losses stay exact.
 
     Raises:
       InputError: a missing model, a feature or family that is not supported, or files that do not fit the config.
@@ -62,7 +69,8 @@ def load_backbone(
     if isinstance(ref, str) and ref.startswith("random:"):
         family, config = preset(ref.removeprefix("random:"))
         tokenizer = functools.partial(byte_tokenizer, family.name)
-        return _random(ref, family.name, config, 0, tokenizer, dtype, mesh, remat, quantize, attention, unroll)
+        backbone = _random(ref, family.name, config, 0, tokenizer, dtype, mesh, remat, quantize, attention, unroll)
+        return dataclasses.replace(backbone, matmul_precision=check_precision(matmul_precision))
     kind, quantize = _dtype(dtype), check_quantize(quantize)
     mesh = make_mesh() if mesh is None else mesh
     folder = resolve(ref)
@@ -87,6 +95,7 @@ def load_backbone(
         fingerprint=fingerprint(files, config, used),
         dtype=kind,
         read_tokenizer=functools.partial(read_tokenizer, folder),
+        matmul_precision=check_precision(matmul_precision),
         eos_ids=eos_ids,
         forced_bos_id=forced_bos_id,
         forced_eos_id=forced_eos_id,
@@ -101,12 +110,14 @@ def random_backbone(
     mesh: Mesh | None = None,
     remat: str = "dots",
     quantize: str | None = None,
-    attention: str = "xla",
+    attention: str = "auto",
     unroll: bool | None = None,
+    matmul_precision: str = "highest",
 ) -> Backbone:
     """Returns a backbone with random weights, for tests and throughput measurements; arguments as `load_backbone`."""
     name, read = f"random:{seed}", lambda: tokenizer
-    return _random(name, "random", config, seed, read, dtype, mesh, remat, quantize, attention, unroll)
+    backbone = _random(name, "random", config, seed, read, dtype, mesh, remat, quantize, attention, unroll)
+    return dataclasses.replace(backbone, matmul_precision=check_precision(matmul_precision))
 
 
 def _random(ref, family, config, seed, tokenizer, dtype, mesh, remat, quantize, attention, unroll) -> Backbone:
@@ -132,6 +143,13 @@ def _laid_out(params: Any, unroll: bool | None, mesh: Mesh) -> Any:
         # Split weights are gathered before use; a loop bounds how many layers' are at a time.
         unroll = mesh.devices.flat[0].platform == "gpu" and mesh.shape["fsdp"] == 1
     return unstack(params) if unroll else params
+
+
+def check_precision(name: str) -> str:
+    """Returns `name`; raises InputError if it is no precision of products."""
+    if name not in PRECISIONS:
+        raise InputError(f"unknown matmul_precision {name!r}{did_you_mean(name, PRECISIONS)}")
+    return name
 
 
 def _dtype(name: str) -> Any:

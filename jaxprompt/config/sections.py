@@ -141,8 +141,14 @@ class Config(Options):
     quantize: Literal["int8", "int4"] | None = Field(
         None, description="keep the frozen weights of attention and MLP in so many bits"
     )
-    attention: Literal["xla", "cudnn"] = Field(
-        "xla", description="how attention is computed: by XLA anywhere, or by cuDNN on a GPU in 16 bits"
+    attention: Literal["auto", "xla", "cudnn", "pallas"] = Field(
+        "auto",
+        description="how attention is computed: by XLA anywhere, by cuDNN on a GPU in 16 bits, by a kernel on a TPU; "
+        "auto: by what is made for the machine, where it can",
+    )
+    matmul_precision: Literal["highest", "high", "default"] = Field(
+        "highest",
+        description="of products of float32 in the layers: highest is float32; the others are faster on a TPU or GPU",
     )
     unroll: bool | None = Field(
         None,
@@ -166,4 +172,10 @@ class Config(Options):
 
 
 # Where and how a run is computed, not what: these may differ when it is resumed or used.
-MACHINE_KEYS = ("attention", "unroll", "train.remat", *(f"mesh.{axis}" for axis in MeshConfig.model_fields))
+MACHINE_KEYS = (
+    "attention",
+    "matmul_precision",
+    "unroll",
+    "train.remat",
+    *(f"mesh.{axis}" for axis in MeshConfig.model_fields),
+)

@@ -11,7 +11,7 @@ from jaxprompt.config import Config
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.rows import naming, training_rows
 from jaxprompt.machine.sharding import make_mesh
-from jaxprompt.methods import METHODS, Method, Start, make_method
+from jaxprompt.methods import METHODS, Method, Start, fold, make_method
 from jaxprompt.objectives import OBJECTIVES, DataAccess, Objective
 from jaxprompt.prompts import Prompt
 from jaxprompt.reports.terminal import Reporter
@@ -52,7 +52,7 @@ class Experiment:
     def prompt(self, trainable: dict[str, dict]) -> Prompt:
         """What is learned, folded, as a value to keep."""
         conditioning, head = jax.tree.map(
-            np.asarray, jax.device_get((self.method.apply(trainable), trainable.get("head", {})))
+            np.asarray, jax.device_get((fold(self.method, trainable), trainable.get("head", {})))
         )
         config, backbone = self.config, self.backbone
         info = {
@@ -83,6 +83,7 @@ def configured_backbone(config: Config) -> Backbone:
         quantize=config.quantize,
         attention=config.attention,
         unroll=config.unroll,
+        matmul_precision=config.matmul_precision,
     )
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxprompt.methods.base import Method, Start
+from jaxprompt.methods.base import Method, Start, fold
 from jaxprompt.methods.low_rank import LowRankPrompt
 from jaxprompt.methods.none import NoPrompt
 from jaxprompt.methods.prefix import PrefixTuning
@@ -19,4 +19,4 @@ def make_method(options: Options, soft_length: int, backbone: Any) -> Method:
     return METHODS[options.name].build(options, soft_length, backbone)
 
 
-__all__ = ["METHODS", "Method", "Start", "make_method"]
+__all__ = ["METHODS", "Method", "Start", "fold", "make_method"]

@@ -56,3 +56,9 @@ class Method(Protocol):
           trainable: all groups of the run; a method reads its own.
         """
         ...
+
+
+def fold(method: Method, trainable: dict[str, dict]) -> Conditioning:
+    """What `method.apply` gives, its products of float32 computed as such on every device."""
+    with jax.default_matmul_precision("highest"):
+        return method.apply(trainable)

@@ -1,5 +1,6 @@
 """Frozen backbones as pure Flax linen modules."""
 
+import logging
 from typing import Any
 
 import flax.linen as nn
@@ -12,8 +13,10 @@ from jaxprompt.models.decoder import Decoder, DecoderConfig
 from jaxprompt.models.encoder import Encoder, EncoderConfig
 from jaxprompt.models.seq2seq import Memory, Seq2Seq, Seq2SeqConfig
 from jaxprompt.models.stack import check_remat
-from jaxprompt.ops.attention import check_implementation
+from jaxprompt.ops.attention import choose_implementation
 from jaxprompt.types import Inputs
+
+logger = logging.getLogger(__name__)
 
 ModelConfig = DecoderConfig | EncoderConfig | Seq2SeqConfig
 MODULES = {DecoderConfig: Decoder, EncoderConfig: Encoder, Seq2SeqConfig: Seq2Seq}
@@ -24,14 +27,17 @@ def build(
     dtype: Any = jnp.float32,
     remat: str = "dots",
     mesh: Mesh | None = None,
-    attention: str = "xla",
+    attention: str = "auto",
 ) -> nn.Module:
     """Returns the module that a config describes; raises InputError for `remat` or `attention` that it cannot have."""
     tensor = 1 if mesh is None else mesh.shape["tensor"]
-    for block in (config.encoder, config.decoder) if isinstance(config, Seq2SeqConfig) else (config,):
-        check_implementation(
-            attention, dtype, block.head_dim, block.attention_softcap, block.num_kv_heads, shards=tensor
-        )
+    # The two sides of an encoder-decoder have heads alike.
+    block = config.decoder if isinstance(config, Seq2SeqConfig) else config
+    attention, reason = choose_implementation(
+        attention, dtype, block.head_dim, block.attention_softcap, block.num_kv_heads, shards=tensor
+    )
+    if reason:
+        logger.info("attention is computed by XLA: %s", reason)
     return MODULES[type(config)](config, dtype=dtype, remat=check_remat(remat), mesh=mesh, attention=attention)
 
 

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxprompt.models.cache import Cache
@@ -125,6 +126,7 @@ class Attention(nn.Module):
     config: BlockConfig
     dtype: Any = jnp.float32
     implementation: str = "xla"
+    mesh: Mesh | None = None
 
     def setup(self):
         cfg = self.config
@@ -183,7 +185,7 @@ class Attention(nn.Module):
         """Returns how a layer attends."""
         cfg = self.config
         scale = cfg.attention_scale / (layer + 1) if cfg.scale_by_layer else cfg.attention_scale
-        return AttentionOptions(scale, cfg.attention_softcap, self.implementation)
+        return AttentionOptions(scale, cfg.attention_softcap, self.implementation, self.mesh)
 
     @nn.nowrap
     def _attend_joined(self, q_rshd, k_rskd, v_rskd, given):
@@ -235,13 +237,14 @@ class Block(nn.Module):
     config: BlockConfig
     dtype: Any
     implementation: str
+    mesh: Mesh | None = None
 
     def setup(self):
         cfg = self.config
         sublayers = ["attention", "cross", "mlp"] if cfg.cross else ["attention", "mlp"]
-        self.attention = Attention(cfg, self.dtype, self.implementation)
+        self.attention = Attention(cfg, self.dtype, self.implementation, self.mesh)
         if cfg.cross:
-            self.cross = Attention(cfg, self.dtype, self.implementation)
+            self.cross = Attention(cfg, self.dtype, self.implementation, self.mesh)
         self.mlp = MLP(cfg, self.dtype)
         # Flax names a submodule after the attribute that it is set to.
         for name in sublayers:

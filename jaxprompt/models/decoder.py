@@ -95,7 +95,7 @@ class Decoder(nn.Module):
         if cfg.soft_size != cfg.hidden_size:
             self.project_in = Linear(cfg.hidden_size, ("embed", None), False, self.dtype)
             self.project_out = Linear(cfg.soft_size, (None, "embed"), False, self.dtype)
-        self.layers = Block(cfg, self.dtype, self.attention)
+        self.layers = Block(cfg, self.dtype, self.attention, self.mesh)
         if cfg.final_norm:
             self.final_norm = make_norm(cfg, self.dtype)
         if cfg.head == "own":

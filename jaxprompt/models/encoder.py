@@ -117,7 +117,7 @@ class Encoder(nn.Module):
         self.embed_norm = make_norm(cfg, self.dtype)
         if cfg.soft_size != cfg.hidden_size:
             self.project_in = Linear(cfg.hidden_size, ("embed", None), dtype=self.dtype)
-        self.layers = Block(cfg, self.dtype, self.attention)
+        self.layers = Block(cfg, self.dtype, self.attention, self.mesh)
         if cfg.pooler:
             self.pooler = Linear(cfg.hidden_size, (None, "embed"), dtype=self.dtype)
         if cfg.head != "none":

@@ -120,7 +120,7 @@ class Stack(nn.Module):
             self.relative_bias = self.param("relative_bias", init, shape, self.dtype)
         if cfg.embed_norm:
             self.embed_norm = make_norm(self.block, self.dtype)
-        self.layers = Block(self.block, self.dtype, self.attention)
+        self.layers = Block(self.block, self.dtype, self.attention, self.mesh)
         if cfg.final_norm:
             self.final_norm = make_norm(self.block, self.dtype)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxprompt.errors import InputError, did_you_mean
+from jaxprompt.ops.flash import SAVED
 
 _WEIGHTS = "one layer's weights"
 # What the backward pass recomputes. The saved bytes per token shrink downwards.
@@ -18,7 +19,9 @@ REMAT_POLICIES: dict[str, Callable[..., bool]] = {
     # Nothing but the slice of the stacked weights that is this layer's: kept, it would be a copy of the model.
     "none": jax.checkpoint_policies.save_anything_except_these_names(_WEIGHTS),
     # Keeps the outputs of the weight matmuls, recomputes attention weights, norms and activations.
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, jax.checkpoint_policies.save_only_these_names(SAVED)
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 

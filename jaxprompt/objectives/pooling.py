@@ -74,7 +74,7 @@ def pool(
     slots = jnp.arange(1, pool_at.shape[1] + 1)
     member = inputs.segments[:, None, :] == slots[None, :, None]
     member = (member & (inputs.ids < vocab_size)[:, None, :]).astype(jnp.float32)
-    total = jnp.einsum("res,rsd->red", member, hidden.astype(jnp.float32))
+    total = jnp.einsum("res,rsd->red", member, hidden.astype(jnp.float32), precision="highest")
     return total / jnp.maximum(member.sum(-1, keepdims=True), 1.0)
 
 

@@ -11,20 +11,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxprompt.errors import InputError, did_you_mean
+from jaxprompt.machine.sharding import ROW_AXES, row_shards
+from jaxprompt.ops.flash import fits, flash_attend
 from jaxprompt.ops.products import wide_einsum
 from jaxprompt.types import Inputs
 
-# How attention is computed: by einsums that XLA compiles for any device, or by cuDNN's flash attention.
-IMPLEMENTATIONS = ("xla", "cudnn")
+# How attention is computed: by einsums that XLA compiles for any device, by cuDNN's flash attention on a GPU, or by that
+# of `ops.flash` on a TPU.
+IMPLEMENTATIONS = ("xla", "cudnn", "pallas")
 # Causal rows of twice this many tokens are attended to in blocks, but in no more than so many: each is compiled.
 QUERY_BLOCK = 128
 ACCELERATOR_QUERY_BLOCK = 256
 QUERY_BLOCKS = 4
 # The widest head that cuDNN's backward pass takes on every GPU that it runs on.
 CUDNN_HEAD_DIM = 128
+# Blocks of fewer queries would be padding for the most part.
+PALLAS_QUERIES = 64
 
 KeysValues = tuple[Float[Array, "*tokens kv_heads head_dim"], Float[Array, "*tokens kv_heads head_dim"]]
 
@@ -144,49 +150,59 @@ class AttentionOptions:
     Attributes:
       scale: factor on the logits; an array where it is not known before the program runs.
       softcap: the logits are squeezed into (-cap, cap) by a tanh; None: they are not.
-      implementation: one of `IMPLEMENTATIONS`, that fits (`check_implementation`).
+      implementation: one of `IMPLEMENTATIONS`, that fits (`choose_implementation`).
+      mesh: on which rows and heads are split.
     """
 
     scale: float | Float[Array, ""]
     softcap: float | None = None
     implementation: str = "xla"
+    mesh: Mesh | None = None
 
 
-def check_implementation(
+def choose_implementation(
     name: str, dtype: Any, head_dim: int, softcap: float | None, kv_heads: int = 1, shards: int = 1
-) -> str:
-    """Returns `name`; raises InputError if attention has none of it, or not for such a model on this machine.
+) -> tuple[str, str]:
+    """Returns how attention is computed, and why not by what is made for this machine.
 
     Args:
+      name: one of `IMPLEMENTATIONS`; or "auto", what is made for this machine where it can be, else "xla".
       dtype: of queries, keys and values.
       head_dim: width of a head.
       softcap: as in `AttentionOptions`.
       kv_heads: heads of keys and values.
       shards: over how many devices heads are split.
+
+    Raises:
+      InputError: there is none of this name, or not for such a model on this machine.
     """
-    if name not in IMPLEMENTATIONS:
-        raise InputError(f"unknown attention {name!r}{did_you_mean(name, IMPLEMENTATIONS)}")
-    if name == "cudnn":
-        remedy = ": set attention=xla"
-        if jax.default_backend() != "gpu":
-            raise InputError(
-                f"attention=cudnn needs an NVIDIA GPU, this process runs on {jax.default_backend()}{remedy}"
-            )
-        if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
-            raise InputError(f"attention=cudnn has no {jnp.dtype(dtype)}{remedy}, or dtype=bfloat16")
-        if softcap is not None:
-            raise InputError(f"attention=cudnn cannot cap attention logits, this model does at {softcap}{remedy}")
-        if head_dim % 8 or head_dim > CUDNN_HEAD_DIM:
-            raise InputError(
-                f"attention=cudnn needs heads of a multiple of 8 and at most {CUDNN_HEAD_DIM}, this model's have "
-                f"{head_dim}{remedy}"
-            )
-        if kv_heads % shards:
-            raise InputError(
-                f"attention=cudnn cannot split {kv_heads} heads of keys over {shards} devices: lower mesh.tensor, or set "
-                "attention=xla"
-            )
-    return name
+    if name != "auto" and name not in IMPLEMENTATIONS:
+        raise InputError(f"unknown attention {name!r}{did_you_mean(name, ('auto', *IMPLEMENTATIONS))}")
+    backend = jax.default_backend()
+    wanted = {"tpu": "pallas", "gpu": "cudnn"}.get(backend, "xla") if name == "auto" else name
+    reason = _refusal(wanted, backend, dtype, head_dim, softcap, kv_heads, shards)
+    if reason and name != "auto":
+        raise InputError(f"attention={name} {reason}: set attention=auto")
+    return ("xla" if reason else wanted), (f"{wanted} {reason}" if reason else "")
+
+
+def _refusal(name, backend, dtype, head_dim, softcap, kv_heads, shards) -> str:
+    """Why attention cannot be computed so; empty: it can."""
+    if name == "xla":
+        return ""
+    if kv_heads % shards:
+        return f"cannot split {kv_heads} heads of keys over {shards} devices (mesh.tensor)"
+    if name == "pallas":
+        return "" if backend == "tpu" else f"needs a TPU, this process runs on {backend}"
+    if backend != "gpu":
+        return f"needs an NVIDIA GPU, this process runs on {backend}"
+    if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
+        return f"has no {jnp.dtype(dtype)} (dtype=bfloat16 it has)"
+    if softcap is not None:
+        return f"cannot cap attention logits, this model does at {softcap}"
+    if head_dim % 8 or head_dim > CUDNN_HEAD_DIM:
+        return f"needs heads of a multiple of 8 and at most {CUDNN_HEAD_DIM}, this model's have {head_dim}"
+    return ""
 
 
 @jax.named_scope("attend")
@@ -203,16 +219,17 @@ def attend(
     Logits and softmax are float32; the probabilities have the type of the values. Grouped queries never repeat keys or
     values. The one place that chooses how attention is computed.
     """
-    seq, fused = q_rshd.shape[1], options.implementation == "cudnn"
-    on_cpu = jax.default_backend() == "cpu"
+    seq, implementation, on_cpu = q_rshd.shape[1], options.implementation, jax.default_backend() == "cpu"
+    if implementation == "pallas" and seq >= PALLAS_QUERIES and fits(k_rtkd, prefix):
+        return _attend_pallas(q_rshd, k_rtkd, v_rtkd, view, options, prefix)
     # On an accelerator each product is a kernel and each pass over the logits goes through its memory: one product and
     # one softmax of [prefix, row], for a copy of the prefix to every row. Not for single new tokens, which a cache would
     # be copied for.
-    if prefix is not None and seq > 1 and not (on_cpu and not fused):
+    if prefix is not None and seq > 1 and not (on_cpu and implementation == "xla"):
         k_rtkd, v_rtkd, view = _with_prefix(k_rtkd, v_rtkd, view, prefix)
         prefix = None
     # cuDNN has no backward pass for an odd number of queries: scored positions and prompts of such a number are few.
-    if fused and seq % 2 == 0:
+    if implementation == "cudnn" and seq % 2 == 0:
         return _attend_cudnn(q_rshd, k_rtkd, v_rtkd, view, options)
 
     # Of a causal row the upper triangle is nothing: each block of queries is given the keys up to its own end.
@@ -259,6 +276,31 @@ def _attend_cudnn(q_rshd, k_rtkd, v_rtkd, view, options):
     return jax.nn.dot_product_attention(
         q_rshd, k_rtkd, v_rtkd, bias, seen[:, None], scale=scale, implementation="cudnn"
     )
+
+
+def _attend_pallas(q_rshd, k_rtkd, v_rtkd, view, options, prefix):
+    """The same by the kernels of `ops.flash`, device by device: the compiler cannot split them."""
+    mesh, interpret = options.mesh, jax.default_backend() != "tpu"
+    scale = jnp.asarray(options.scale, jnp.float32)
+
+    def attend_part(q, k, v, seen, scale, prefix, seen_of_prefix, biases):
+        return flash_attend(q, k, v, seen, scale, options.softcap, prefix, seen_of_prefix, biases, interpret)
+
+    biases = view.row_bias, view.prefix_bias
+    arguments = q_rshd, k_rtkd, v_rtkd, view.row, scale, prefix, view.prefix, biases
+    if mesh is None or mesh.size == 1:
+        return attend_part(*arguments)
+    rows = ROW_AXES if q_rshd.shape[0] % row_shards(mesh) == 0 else None
+    heads = "tensor" if k_rtkd.shape[2] % mesh.shape["tensor"] == 0 else None
+    tokens, shared = PartitionSpec(rows, None, heads, None), PartitionSpec(None, heads, None)
+
+    def by_row(array, *axes):
+        return PartitionSpec(rows if array is not None and array.shape[0] > 1 else None, *axes)
+
+    of_biases = tuple(by_row(bias, heads) for bias in biases)
+    specs = (tokens, tokens, tokens, by_row(view.row), PartitionSpec(), shared, by_row(view.prefix), of_biases)
+    split = jax.shard_map(attend_part, mesh=mesh, in_specs=specs, out_specs=tokens, check_vma=False)
+    return split(*arguments)
 
 
 def _attend_xla(q_rshd, k_rtkd, v_rtkd, view, options, prefix):

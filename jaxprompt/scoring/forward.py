@@ -55,4 +55,6 @@ class Forward:
             at=self.objective.at(batch),
             prompt=jnp.asarray(shared) if shared.size else None,
         )
-        return self.objective.score(Vocabulary(backbone, params), head, frozen["objective"], hidden, batch)
+        # On a GPU or a TPU products of float32 are less unless told so.
+        with jax.default_matmul_precision("highest"):
+            return self.objective.score(Vocabulary(backbone, params), head, frozen["objective"], hidden, batch)

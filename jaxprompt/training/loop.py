@@ -16,6 +16,7 @@ from jaxprompt.experiment.build import Experiment, build
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.experiment.run_folder import dumped, open_run
 from jaxprompt.machine.sharding import replicated, row_sharding
+from jaxprompt.methods import fold
 from jaxprompt.prompts import Prompt, load_prompt, save_prompt
 from jaxprompt.reports.records import Meter, MetricsFile
 from jaxprompt.reports.terminal import Reporter
@@ -78,7 +79,7 @@ class _Run:
         mesh = experiment.backbone.mesh
         self.place = lambda batch: jax.device_put(batch, row_sharding(mesh))
         self.place_state = lambda state: jax.device_put(state, replicated(mesh))
-        self.fold = jax.jit(experiment.method.apply)
+        self.fold = jax.jit(partial(fold, experiment.method))
         # What a resumed run goes on from, beside the state: saved with every checkpoint.
         self.record = {
             "backbone": experiment.backbone.fingerprint,
@@ -147,7 +148,7 @@ class _Run:
             self._evaluate(state, 0, metrics_file)
         if start >= self.steps or self.record["stopped"]:
             return state
-        self.reporter.say("compiling the train step ...")
+        self.reporter.say(f"compiling the train step (attention by {self.experiment.backbone.module.attention}) ...")
         self.reporter.start(self.steps, start)
         meter, batch_size = Meter(), self.experiment.config.train.batch_size
         for number, batch in enumerate(self.data.train_batches(start), start + 1):
@@ -242,6 +243,7 @@ class _Run:
         }
         if self.data.majority is not None:
             metrics["majority_accuracy"] = self.data.majority
+        metrics["attention"] = self.experiment.backbone.module.attention
         if self.data.truncated:
             metrics["truncated"] = self.data.truncated
         (self.run_dir / "result.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

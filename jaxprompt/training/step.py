@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxprompt.methods import Method
+from jaxprompt.methods import Method, fold
 from jaxprompt.scoring.forward import Forward
 from jaxprompt.types import Batch
 
@@ -52,7 +52,7 @@ def make_train_step(
 
     def gradient(frozen, trainable, batch):
         def loss_of(trainable):
-            scores = forward(method.apply(trainable), trainable.get("head", {}), frozen, batch)
+            scores = forward(fold(method, trainable), trainable.get("head", {}), frozen, batch)
             return scores.loss, scores.count
 
         (loss, count), grads = jax.value_and_grad(loss_of, has_aux=True)(trainable)

@@ -214,7 +214,7 @@ REFUSALS = {
     "unknown option": (["train", "config.yaml", "--jsno"], "unrecognized arguments: --jsno"),
     "argument too many": (
         ["evaluate", "run", "run2"],
-        "'run2': of a run that exists only attention, unroll, train.remat, mesh",
+        "'run2': of a run that exists only attention, matmul_precision, unroll, train.remat, mesh",
     ),
     "another template": (["predict", "run", "--text", "x", "template={text}"], "'template={text}': of a run that"),
     "a key for a model": (["generate", "model", "--text", "x", "mesh.data=1"], "'mesh.data=1' is for a run"),

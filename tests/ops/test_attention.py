@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from jaxprompt.errors import InputError
 from jaxprompt.ops import attention
-from jaxprompt.ops.attention import AttentionOptions, View, attend, check_implementation, visibility, windowed
+from jaxprompt.ops.attention import AttentionOptions, View, attend, choose_implementation, visibility, windowed
 from jaxprompt.types import Inputs
 
 ROWS, SEQ, HEADS, KV_HEADS, DIM, PREFIX = 3, 5, 6, 2, 4, 7
@@ -123,21 +123,44 @@ def test_cudnn_is_not_asked_for_an_odd_number_of_queries(arrays, kernels):
     ("device", "changes", "says"),
     [
         ("cpu", {}, "needs an NVIDIA GPU, this process runs on cpu"),
-        ("gpu", {"dtype": jnp.float32}, "has no float32: set attention=xla, or dtype=bfloat16"),
+        ("gpu", {"dtype": jnp.float32}, "has no float32 .dtype=bfloat16 it has.: set attention=auto"),
         ("gpu", {"softcap": 50.0}, "cannot cap attention logits, this model does at 50.0"),
         ("gpu", {"head_dim": 20}, "this model's have 20"),
         ("gpu", {"head_dim": 256}, "this model's have 256"),
         ("gpu", {"kv_heads": 4, "shards": 8}, "cannot split 4 heads of keys over 8 devices"),
         ("gpu", {"name": "cuddn"}, "did you mean 'cudnn'"),
+        ("gpu", {"name": "pallas"}, "attention=pallas needs a TPU, this process runs on gpu"),
     ],
 )
-def test_cudnn_where_it_cannot_be_is_refused(monkeypatch, device, changes, says):
+def test_attention_where_it_cannot_be_is_refused(monkeypatch, device, changes, says):
     monkeypatch.setattr(jax, "default_backend", lambda: device)
     right = {"name": "cudnn", "dtype": jnp.bfloat16, "head_dim": 64, "softcap": None}
     if device == "gpu":
-        assert check_implementation(**right) == "cudnn"
+        assert choose_implementation(**right) == ("cudnn", "")
     with pytest.raises(InputError, match=says):
-        check_implementation(**right | changes)
+        choose_implementation(**right | changes)
+
+
+@pytest.mark.parametrize(
+    ("device", "changes", "chosen", "reason"),
+    [
+        ("cpu", {}, "xla", ""),
+        ("gpu", {}, "cudnn", ""),
+        ("tpu", {"dtype": jnp.float32, "softcap": 50.0, "head_dim": 20}, "pallas", ""),
+        ("tpu", {"kv_heads": 4, "shards": 8}, "xla", "pallas cannot split 4 heads"),
+        (
+            "gpu",
+            {"head_dim": 256},
+            "xla",
+            "cudnn needs heads of a multiple of 8 and at most 128, this model's have 256",
+        ),
+    ],
+)
+def test_auto_is_what_is_made_for_the_machine_where_it_can(monkeypatch, device, changes, chosen, reason):
+    monkeypatch.setattr(jax, "default_backend", lambda: device)
+    given = {"dtype": jnp.bfloat16, "head_dim": 64, "softcap": None} | changes
+    name, why = choose_implementation("auto", **given)
+    assert name == chosen and why.startswith(reason) and bool(why) == bool(reason)
 
 
 def test_what_no_token_of_a_causal_row_sees_is_not_computed():
