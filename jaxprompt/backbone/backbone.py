@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from jaxprompt.backbone import padded
 from jaxprompt.errors import InputError
 from jaxprompt.models import Cache, Memory, ModelConfig, Seq2SeqConfig
+from jaxprompt.text.tokens import fingerprint
 from jaxprompt.types import Inputs, Prefix
 
 
@@ -55,6 +56,14 @@ class Backbone:
     def tokenizer(self) -> Any:
         """The Hugging Face tokenizer; raises InputError if the model came without one."""
         return self.read_tokenizer()
+
+    @functools.cached_property
+    def tokenizer_fingerprint(self) -> str | None:
+        """16 hex digits of what the tokenizer does; None if the model came without one, whose ids are the user's."""
+        try:
+            return fingerprint(self.tokenizer)
+        except InputError:
+            return None
 
     @property
     def causal(self) -> bool:

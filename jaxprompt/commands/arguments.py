@@ -1,6 +1,7 @@
 """Arguments that several commands take."""
 
 import argparse
+from collections.abc import Sequence
 
 from jaxprompt.config import MACHINE_KEYS
 
@@ -19,10 +20,10 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     given.add_argument("--file", metavar="FILE", help="rows in .jsonl, .csv, .tsv or .parquet (default: none)")
 
 
-def texts_of(args: argparse.Namespace) -> list:
-    """The texts or rows that were given."""
+def texts_of(args: argparse.Namespace) -> Sequence:
+    """The texts that were given, or the rows: as a source, which puts its name before what is wrong with one of them."""
     if args.text is not None:
         return args.text
-    from jaxprompt.data.sources import read_rows
+    from jaxprompt.data.sources import open_source
 
-    return read_rows(args.file)
+    return open_source(args.file)

@@ -20,6 +20,7 @@ from jaxprompt.text.encode import RowEncoder
 from jaxprompt.text.encoded import Encoded
 from jaxprompt.text.labels import LabelSet, infer_labels
 from jaxprompt.text.templates import parse_template
+from jaxprompt.types import prefix_length
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def build(
     """
     template = parse_template(config.template)
     _check_slots(config, template.soft_length)
-    objective = OBJECTIVES[config.objective.type].build(config.objective, _data_access(config, label_names))
+    objective = make_objective(config, label_names)
     _check_best_by(config, objective)
     if backbone is None:
         if reporter is not None:
@@ -145,8 +146,8 @@ def _check_best_by(config: Config, objective: Objective) -> None:
         )
 
 
-def _data_access(config: Config, label_names: Sequence[str] | None) -> DataAccess:
-    """What an objective may know of the data; `label_names` are the classes where they are known from a run."""
+def make_objective(config: Config, label_names: Sequence[str] | None = None) -> Objective:
+    """The objective of a config, not yet bound to a backbone; `label_names` as in `build`."""
 
     def labels() -> LabelSet:
         if label_names is not None:
@@ -157,7 +158,8 @@ def _data_access(config: Config, label_names: Sequence[str] | None) -> DataAcces
         with naming(config, "train"):
             return infer_labels(rows, config.data.label)
 
-    return DataAccess(config.data.label, config.data.target, labels)
+    data = DataAccess(config.data.label, config.data.target, labels)
+    return OBJECTIVES[config.objective.type].build(config.objective, data)
 
 
 def _max_length(config: Config, method: Method, backbone: Backbone) -> int:
@@ -181,7 +183,7 @@ def context_encoder(backbone: Backbone, prompt: Prompt) -> RowEncoder:
         backbone.tokenizer,
         vocab_size=backbone.vocab_size,
         causal=backbone.causal,
-        max_length=prompt.info["max_length"],
+        max_length=prompt.info.get("max_length") or backbone.max_positions - prefix_length(prompt.prefix),
         scores_eos=True,
         start_id=backbone.config.start_id if backbone.seq2seq else None,
     )

@@ -84,7 +84,10 @@ class TrainingData:
                     f"train.batch_size {config.train.batch_size} does not divide into train.accumulate "
                     f"{config.train.accumulate} parts: change one"
                 )
-            loader = make_loader(experiment, train, config.train.batch_size, config.train.accumulate)
+            # A batch of all rows has the gradient of any larger one, which would only hold them again and again.
+            whole = -(-len(train) // config.train.accumulate) * config.train.accumulate
+            batch_size = min(config.train.batch_size, whole)
+            loader = make_loader(experiment, train, batch_size, config.train.accumulate)
         return cls(
             hoisted=hoisted,
             train=loader,
@@ -99,6 +102,11 @@ class TrainingData:
             },
         )
 
+    @property
+    def batch_size(self) -> int:
+        """Training examples in a step: `train.batch_size`, or all where there are not so many."""
+        return self.train.order.batch_size * self.accumulate
+
     def train_batches(self, start_step: int) -> Iterator:
         """Batches from step `start_step` on, without end; lists of them under gradient accumulation."""
         parts = self.train.train_batches(start_step * self.accumulate)
@@ -109,8 +117,8 @@ class TrainingData:
 
 
 def _encoded(experiment: Experiment, name: str, rows: list[dict], required: bool = True) -> list[Encoded]:
-    check_fields(experiment.encoder.template, rows[0])
     with naming(experiment.config, name):
+        check_fields(experiment.encoder.template, rows[0])
         examples = experiment.encode(rows, required=required)
         if all(example.answers.get("label") == UNLABELLED for example in examples):
             raise InputError("no row has a label, only -1 as in GLUE's test rows (use the validation split)")

@@ -1,50 +1,160 @@
-"""A run's folder: what may be in it, and what its config says."""
+"""A run's folder: what may be in it, and whether what is there belongs to its config."""
 
 import hashlib
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import jax
+import numpy as np
 
 from jaxprompt import config as configs
 from jaxprompt.config import MACHINE_KEYS, Config, load_config
 from jaxprompt.data.sources import memory_reference
 from jaxprompt.errors import InputError
+from jaxprompt.experiment.build import make_objective
 from jaxprompt.experiment.rows import naming
+from jaxprompt.methods import METHODS
+from jaxprompt.prompts import FILE_NAME, Prompt, load_prompt, shown_path
+from jaxprompt.reports.records import read_records
+from jaxprompt.text.templates import parse_template
+from jaxprompt.text.values import shown
+
+CONFIG, METRICS, RESULT, CHECKPOINTS = "config.yaml", "metrics.jsonl", "result.json", "checkpoints"
+
+
+def is_run(source: str) -> bool:
+    """Whether a name means a run's folder, or what is left of one, and not a model."""
+    return any(_is_there(Path(source) / name) for name in (CONFIG, FILE_NAME))
 
 
 def run_config(run_dir: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The config of a run folder; `overrides` as in `load_config`, of `MACHINE_KEYS` alone."""
-    path = Path(run_dir) / "config.yaml"
-    if not path.exists():
-        raise InputError(f"{str(run_dir)!r} is not a run folder: it holds no config.yaml")
+    path = Path(run_dir) / CONFIG
+    if not _is_there(path):
+        raise InputError(f"{str(run_dir)!r} is not a run folder: it holds no {CONFIG}")
     for item in overrides:
         if item.partition("=")[0] not in MACHINE_KEYS:
             raise InputError(f"{item!r}: of a run that exists only {', '.join(MACHINE_KEYS)} can be set, as KEY=VALUE")
     return load_config(path, overrides)
 
 
+def read_run(run_dir: str | Path, overrides: Sequence[str] = ()) -> tuple[Config, Prompt]:
+    """The config of a run folder, as in `run_config`, and its best prompt.
+
+    Raises InputError when the folder is no finished run, or the prompt is not of this config.
+    """
+    config, prompt = run_config(run_dir, overrides), load_prompt(run_dir)
+    _check_prompt(prompt, config, run_dir)
+    return config, prompt
+
+
 def open_run(config: Config) -> Path:
-    """The run folder, made if needed; refused when it holds another experiment."""
+    """The folder of a config's run, which need not exist yet. Nothing is written.
+
+    Raises InputError when the folder holds another experiment, or anything that this one would not have written.
+    """
     run_dir = Path(config.run_dir or "runs") / (
         "" if config.run_dir else _digest(json.dumps(_what(config), sort_keys=True))
     )
-    kept = run_dir / "config.yaml"
-    if kept.exists():
-        old, new = _what(configs.load_config(kept)), _what(config)
-        for key in old:
-            if old[key] != new[key] and not _one_file(key, old[key], new[key]):
-                raise InputError(
-                    f"run folder {str(run_dir)!r} holds another experiment ({key} is {old[key]!r} there, {new[key]!r} "
-                    "here): name another run_dir, or delete the folder"
-                )
-    elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+    if _is_there(run_dir / CONFIG):
+        _check_same(config, run_dir)
+        _check_contents(config, run_dir)
+    elif _is_there(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise InputError(f"run_dir {str(run_dir)!r} is not a run and not empty: name another folder")
     above = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise InputError(f"run_dir {str(run_dir)!r} cannot be made: {str(above)!r} is no folder to write in")
     return run_dir
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a path. Raises InputError for a name that none can have, or a folder not to be looked into."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:  # a ValueError: a NUL, or half a surrogate pair
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{shown_path(path)} cannot be read ({reason}): name another folder") from None
+    return True
+
+
+def _check_same(config: Config, run_dir: Path) -> None:
+    """Raises InputError when the folder was made by another config."""
+    old, new = _what(configs.load_config(run_dir / CONFIG)), _what(config)
+    for key in old:
+        if old[key] != new[key] and not _one_file(key, old[key], new[key]):
+            raise InputError(
+                f"run folder {str(run_dir)!r} holds another experiment ({key} is {old[key]!r} there, {new[key]!r} "
+                "here): name another run_dir, or delete the folder"
+            )
+
+
+def _check_contents(config: Config, run_dir: Path) -> None:
+    """Raises InputError for what the run that made the folder cannot have left there, however it ended."""
+    remedy = "move it away, or name another run_dir"
+    for name in (METRICS, RESULT, FILE_NAME, CHECKPOINTS):
+        path = run_dir / name
+        if _is_there(path) and (not path.is_dir() if name == CHECKPOINTS else not path.is_file()):
+            raise InputError(f"{str(path)!r} is no {'folder' if name == CHECKPOINTS else 'file'}: {remedy}")
+    read_records(run_dir / METRICS)
+    if _is_there(run_dir / RESULT) and not _is_result((run_dir / RESULT).read_bytes()):
+        raise InputError(f"{str(run_dir / RESULT)!r} is not the result of a run: {remedy}")
+    if _is_there(run_dir / FILE_NAME):
+        _check_prompt(load_prompt(run_dir), config, run_dir)
+
+
+def _is_result(data: bytes) -> bool:
+    """Whether a run wrote it, in whole or in part: a kill may have cut it."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return data[:1] in (b"", b"{")
+    return isinstance(value, dict) and "step" in value
+
+
+def _check_prompt(prompt: Prompt, config: Config, run_dir: str | Path) -> None:
+    """Raises InputError unless a prompt is of the kind and the sizes that a run of the config writes."""
+
+    def agree(what: str, there: Any, here: Any) -> None:
+        if there != here:
+            raise InputError(
+                f"{FILE_NAME} in {str(run_dir)!r} is not the one that the run wrote ({what} is {shown(there)}, by "
+                f"{CONFIG} {shown(here)}): put that back"
+            )
+
+    info = prompt.info
+    agree("its method", info.get("method"), config.method.name)
+    agree("its template", info.get("template"), config.template)
+    there, here = info.get("objective") or {}, config.objective.model_dump(mode="json")
+    # An option that only one of two releases has says nothing.
+    for key in ("type", *(there.keys() & here.keys())):
+        agree(f"its objective.{key}", there.get(key), here[key])
+    if "labels" not in info:
+        agree("its labels", None, "a list")
+    try:
+        objective = make_objective(config, info["labels"])
+    except InputError as error:
+        raise InputError(
+            f"{FILE_NAME} in {str(run_dir)!r} is not the one that the run wrote ({error}): put that back"
+        ) from None
+    agree("its labels", info["labels"], list(objective.label_names))
+    fills = METHODS[config.method.name].fills_slots
+    rows = parse_template(config.template).soft_length if fills else 0
+    agree("the number of its soft rows", 0 if prompt.soft is None else len(prompt.soft), rows)
+    keys = getattr(config.method, "length", 0)
+    for name, part in (("prefix", prompt.prefix), ("encoder's prefix", prompt.source_prefix)):
+        if part is not None or name == "prefix":
+            agree(f"the length of its {name}", 0 if part is None else part.keys.shape[1], keys)
+    if prompt.prefix is not None and prompt.prefix.length:
+        agree("its prefix_start", prompt.prefix.length, keys)
+    width = prompt.head["weight"].shape[1] if prompt.head else 1
+    head = jax.eval_shape(partial(objective.init, width)).get("head", {})
+    agree("its head", *({name: np.shape(array) for name, array in arrays.items()} for arrays in (prompt.head, head)))
 
 
 def _plain(config: Config) -> dict:

@@ -6,6 +6,7 @@ import numbers
 import os
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.backbone.padded import prompt_parts
+from jaxprompt.data.sources import Source
 from jaxprompt.errors import InputError, not_finite, within_memory
 from jaxprompt.experiment.build import context_encoder
 from jaxprompt.inference.decode import Search, decode
@@ -63,7 +65,7 @@ def generate(
 
     Args:
       texts: plain texts; or, under a prompt whose template has fields, rows `{field: value}` (a plain text fills the
-        template's only field).
+        template's only field), such as `data.sources.open_source` has.
       prompt: a learned prompt. Its template lays out the context; without one the prompt comes before the text.
       max_new_tokens: stop after this many tokens, or at the end-of-sequence token.
       temperature: 0 takes the most likely token; otherwise logits are divided by it and sampled.
@@ -104,12 +106,15 @@ def generate(
             raise InputError(f"prompt is a {type(prompt).__name__}: give a jaxprompt.Prompt, as load_prompt reads one")
         prompt.check(backbone)
         soft, prefix, source_prefix = jax.tree.map(jnp.asarray, prompt_parts(backbone, prompt))
-    texts = _listed(texts)
+    given = texts
+    with naming_source(given):
+        texts = _listed(given)
     if not texts:
         return []
 
     encoder = None if prompt is None or not prompt.info.get("template") else context_encoder(backbone, prompt)
-    hoisted, contexts, sources = _contexts(backbone, texts, prompt, encoder)
+    with naming_source(given):
+        hoisted, contexts, sources = _contexts(backbone, texts, prompt, encoder)
     if encoder is not None:
         # It may have learned to end with another token than the tokenizer's.
         ends = encoder.layout.target_tail[:1]
@@ -118,7 +123,8 @@ def generate(
         search, contexts = _forced_first(backbone, encoder, search, contexts)
     start = prefix_length(prefix) + len(hoisted)
     longest, longest_source = max(map(len, contexts)), max(map(len, sources or [[]]))
-    _check_lengths(backbone, search, start, contexts, sources)
+    with naming_source(given):
+        _check_lengths(backbone, search, start, contexts, sources)
     rows = min(batch_size, len(contexts))
     _check_memory(backbone, search, rows, longest + search.max_new_tokens)
 
@@ -273,6 +279,11 @@ def _ids(backbone, text: str, number: int) -> list[int]:
     if not ids:
         raise InputError(f"text {number}: an empty text has no token to continue: give at least one character")
     return ids
+
+
+def naming_source(texts) -> AbstractContextManager:
+    """Puts a source's name before what is wrong with its rows; plain texts have none."""
+    return texts.naming() if isinstance(texts, Source) else nullcontext()
 
 
 def rows_of(texts: Iterable[str | dict], fields: Sequence[str]) -> list[dict]:

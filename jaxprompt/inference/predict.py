@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxprompt.backbone import Backbone, load_backbone
-from jaxprompt.config import Config
+from jaxprompt.data.sources import Source
 from jaxprompt.errors import InputError, within_memory
 from jaxprompt.experiment.build import Experiment, build, configured_backbone
 from jaxprompt.experiment.data import evaluation_data, hoist, read_validation
-from jaxprompt.experiment.run_folder import run_config
-from jaxprompt.inference.generate import generate, rows_of
+from jaxprompt.experiment.run_folder import is_run, read_run
+from jaxprompt.inference.generate import generate, naming_source, rows_of
 from jaxprompt.machine.sharding import row_sharding
-from jaxprompt.prompts import FILE_NAME, Prompt, load_prompt
+from jaxprompt.prompts import Prompt
 from jaxprompt.scoring.evaluate import Evaluation, evaluate, make_eval_step, refusal
 from jaxprompt.text.encoded import Encoded
 from jaxprompt.text.values import as_text
@@ -33,17 +33,10 @@ def load_run(
     Raises:
       InputError: the folder is no finished run, or cannot be run on this machine.
     """
-    config, prompt = _read_run(run_dir, overrides)
+    config, prompt = read_run(run_dir, overrides)
     experiment = build(config, backbone, label_names=prompt.info["labels"])
     prompt.check(experiment.backbone)
     return experiment, prompt
-
-
-def _read_run(run_dir: str | Path, overrides: Sequence[str]) -> tuple[Config, Prompt]:
-    config, prompt = run_config(run_dir, overrides), load_prompt(run_dir)
-    if prompt.info.get("method") != config.method.name or not {"template", "objective", "labels"} <= prompt.info.keys():
-        raise InputError(f"{FILE_NAME} in {str(run_dir)!r} is not the one that the run wrote: put that back")
-    return config, prompt
 
 
 def score(experiment: Experiment, prompt: Prompt, examples: list[Encoded]) -> Evaluation:
@@ -94,13 +87,15 @@ def predict_run(
 
 def predict(experiment: Experiment, prompt: Prompt, texts: Sequence[str | dict]) -> list[dict]:
     """As `predict_run`, for parts that are loaded already."""
-    rows = rows_of(texts, experiment.encoder.template.fields)
     fields = experiment.encoder.template.fields
-    shown = [" | ".join(as_text(row[field]) for field in fields if field in row) for row in rows]
+    with naming_source(texts):
+        rows = rows_of(texts, fields)
+        shown = [" | ".join(as_text(row[field]) for field in fields if field in row) for row in rows]
+        examples = [] if experiment.objective.writes else experiment.encode(rows, labelled=False)
     if experiment.objective.writes:
-        written = generate(experiment.backbone, rows, prompt)
+        written = generate(experiment.backbone, texts if isinstance(texts, Source) else rows, prompt)
         return [{"input": i, "prediction": w.strip()} for i, w in zip(shown, written, strict=True)]
-    found = score(experiment, prompt, experiment.encode(rows, labelled=False))
+    found = score(experiment, prompt, examples)
     answers = experiment.objective.present(found.outputs)
     return [{"input": text, **answer} for text, answer in zip(shown, answers, strict=True)]
 
@@ -119,9 +114,9 @@ def generate_from(
       dtype, quantize: as in `load_backbone`, of a model.
       overrides: as in `load_run`, of a run.
     """
-    if any((Path(source) / name).exists() for name in ("config.yaml", FILE_NAME)):
-        config, prompt = _read_run(source, overrides)
-        if prompt.info["objective"]["type"] != "generation":
+    if is_run(source):
+        config, prompt = read_run(source, overrides)
+        if config.objective.type != "generation":
             raise InputError(f"run {source!r} answers with labels: use `jaxprompt predict`")
         # Every token reads all weights, of which a loop over the layers would make a copy first.
         if config.unroll is None:

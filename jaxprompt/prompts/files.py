@@ -4,12 +4,16 @@ import json
 import os
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from jaxprompt.errors import InputError, did_you_mean
+from jaxprompt.prompts.description import check_description
+from jaxprompt.prompts.foreign import ADAPTER_CONFIG, foreign_arrays, peft_adapter
 from jaxprompt.prompts.prompt import Prompt, from_arrays
+from jaxprompt.text.values import shown
 from jaxprompt.types import Conditioning
 
 FILE_NAME = "prompt.safetensors"
@@ -20,7 +24,9 @@ def save_prompt(prompt: Prompt, path: str | Path) -> Path:
     """Writes a prompt file, whole or not at all. `path` is a file, or a folder that gets `prompt.safetensors`.
 
     A path that ends in `.npy` gets the soft prompt's array alone, in the format google-research/prompt-tuning reads.
+    Raises InputError for what could not be loaded again.
     """
+    prompt.check_itself()
     path = Path(path)
     if path.is_dir():
         path = path / FILE_NAME
@@ -49,45 +55,92 @@ def save_prompt(prompt: Prompt, path: str | Path) -> Path:
 def load_prompt(path: str | Path) -> Prompt:
     """Reads a prompt file, a run folder, or a `.npy` array `[prompt, embed]`, with or without the suffix.
 
-    Raises InputError when it is missing, truncated or something else.
+    Raises InputError when it is missing, truncated or something else, or no prompt that could be used.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / FILE_NAME
-        if not path.exists():
-            raise InputError(f"folder {str(path.parent)!r} holds no {FILE_NAME}: name a finished run or a prompt file")
-    if not path.exists():
-        near = [p.name for p in path.parent.iterdir() if p.suffix in _SUFFIXES] if path.parent.is_dir() else []
-        raise InputError(f"prompt {str(path)!r} does not exist{did_you_mean(path.name, near) if near else ''}")
+    path, name = Path(path), f"prompt {shown_path(path)}"
     try:
+        path = _file_of(path)
         with path.open("rb") as file:
             magic = file.read(6)
-        if magic == b"\x93NUMPY":
-            return _from_array(np.load(path, allow_pickle=False), path)
-        with safe_open(path, framework="numpy") as file:
-            meta = json.loads((file.metadata() or {}).get("jaxprompt", "null"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        if not isinstance(meta, dict):
-            raise InputError(
-                f"{str(path)!r} is not a prompt that jaxprompt wrote: it lacks the description of the prompt"
-            )
-        parts = {"prompt": {}, "head": {}}
-        for name, array in arrays.items():
-            part, _, key = name.partition(".")
-            parts[part][key] = array
-        return Prompt(from_arrays(parts["prompt"], meta.pop("prefix_start", 0)), parts["head"], meta)
+        prompt = _read_npy(path) if magic == b"\x93NUMPY" else _read_safetensors(path)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"prompt {str(path)!r} cannot be read ({reason}): save it again from its run") from None
+    # Readers of foreign bytes raise what they like: numpy's header, for one, is read by Python's own parser.
+    except Exception as error:
+        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{name} cannot be read ({reason:.200}): save it again from its run, or name another"
+        ) from None
+    try:
+        prompt.check_itself()
+    except InputError as error:
+        raise InputError(f"{name}: {error}; save it again from its run, or name another") from None
+    return prompt
 
 
-def _from_array(array: np.ndarray, path: Path) -> Prompt:
+def shown_path(path: str | Path) -> str:
+    """A path in quotes, for messages, however long it is."""
+    text = repr(str(path))
+    return text if len(text) <= 300 else f"{text[:200]} ... {text[-90:]}"
+
+
+def _file_of(path: Path) -> Path:
+    """The file that a path means. Raises InputError where there is none, OSError or ValueError for an impossible name."""
+    folder = path.is_dir()
+    file = path / FILE_NAME if folder else path
+    # Unlike `Path.exists` this raises for a name that no file can have, on every Python.
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        if folder and (path / ADAPTER_CONFIG).is_file():
+            raise peft_adapter(path) from None
+        if folder:
+            raise InputError(
+                f"folder {str(path)!r} holds no {FILE_NAME}: name a finished run or a prompt file"
+            ) from None
+        near = [p.name for p in path.parent.iterdir() if p.suffix in _SUFFIXES] if path.parent.is_dir() else []
+        remedy = did_you_mean(path.name, near) if near else ": name a prompt file or a run folder"
+        raise InputError(f"prompt {str(path)!r} does not exist{remedy}") from None
+    if not file.is_file():  # A pipe would be waited for, without end.
+        raise InputError(f"prompt {str(file)!r} is no file: name a prompt file or a run folder")
+    return file
+
+
+def _read_npy(path: Path) -> Prompt:
+    # Mapped, so that the header's sizes meet the file's before there is memory for them.
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
         raise InputError(
-            f"prompt {str(path)!r} has shape {array.shape} of {array.dtype}: a soft prompt is [P, D] floats"
+            f"prompt {str(path)!r} has shape {array.shape} of {array.dtype}: a soft prompt is [P, D] floats; save it so"
         )
-    if not np.isfinite(array).all():
-        raise InputError(f"prompt {str(path)!r} holds numbers that are not finite: name another prompt")
-    return Prompt(Conditioning(soft=array.astype(np.float32)))
+    return Prompt(Conditioning(soft=_float32(array)))
+
+
+def _read_safetensors(path: Path) -> Prompt:
+    with safe_open(path, framework="numpy") as file:
+        names = list(file.keys())
+        text = (file.metadata() or {}).get("jaxprompt")
+        if text is None:
+            raise foreign_arrays(path, names)
+        try:
+            info = json.loads(text)
+        except RecursionError:
+            raise ValueError("its description nests too deeply") from None
+        try:
+            check_description(info)
+        except InputError as error:
+            raise ValueError(f"its description is wrong: {error}") from None
+        parts: dict[str, dict[str, np.ndarray]] = {"prompt": {}, "head": {}}
+        for name in names:
+            part, _, key = name.partition(".")
+            if part not in parts:
+                raise ValueError(f"it has the unknown part {shown(name)}")
+            parts[part][key] = _float32(file.get_tensor(name))
+    start = info.pop("prefix_start", 0)
+    return Prompt(from_arrays(parts["prompt"], start), parts["head"], info)
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    """Floats as float32, infinite where they are larger than it can hold; anything else as it is."""
+    with np.errstate(over="ignore"):
+        return np.array(array, np.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array

@@ -2,10 +2,20 @@
 
 from dataclasses import dataclass, field
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.errors import InputError
+from jaxprompt.prompts.description import check_description
 from jaxprompt.types import Conditioning, Prefix
+
+_PREFIX_AXES = ("layers", "prefix", "kv_heads", "head_dim")
+_AXES = {
+    "soft": ("prompt", "embed"),
+    **dict.fromkeys(("keys", "values", "source_keys", "source_values"), _PREFIX_AXES),
+    "head.weight": ("outputs", "embed"),
+    "head.bias": ("outputs",),
+}
 
 
 @dataclass(frozen=True)
@@ -42,30 +52,73 @@ class Prompt:
         """The conditioning's arrays by the names that files give them: `soft`, `keys`, `values`, `source_keys` ..."""
         return to_arrays(self.conditioning)
 
-    def check(self, backbone) -> None:
-        """Raises InputError when the prompt was learned for another backbone, or is not finite."""
-        for name, array in {**self.arrays, **self.head}.items():
+    def check_itself(self) -> None:
+        """Raises InputError for what no backbone could use.
+
+        That is an array of another type, number of axes or size than its kind has, numbers that are not finite, or a
+        description (`info`) of other types.
+        """
+        check_description(self.info)
+        arrays = {**self.arrays, **{f"head.{name}": array for name, array in self.head.items()}}
+        for name, array in arrays.items():
+            axes = _AXES.get(name)
+            if axes is None:
+                raise InputError(f"the prompt has an unknown array {name}: it may have {', '.join(_AXES)}")
+            shape, kind = np.shape(array), getattr(array, "dtype", type(array).__name__)
+            floats = not isinstance(kind, str) and jnp.issubdtype(kind, jnp.floating)
+            if not floats or len(shape) != len(axes) or 0 in shape:
+                raise InputError(f"the prompt's {name} has shape {shape} of {kind}: it is floats [{', '.join(axes)}]")
             if not np.isfinite(array).all():
                 raise InputError(
                     f"the prompt's {name} holds numbers that are not finite: learn it again{self._named()}"
                 )
+        for one, other, count in (
+            ("keys", "values", 4),
+            ("source_keys", "source_values", 4),
+            ("head.weight", "head.bias", 1),
+        ):
+            sizes = [np.shape(arrays[name])[:count] for name in (one, other) if name in arrays]
+            if len(sizes) == 1 or len(set(sizes)) > 1:
+                raise InputError(
+                    f"the prompt has {one} without {other} of the same size: learn it again{self._named()}"
+                )
+
+    def check(self, backbone) -> None:
+        """Raises InputError when the prompt was learned for another backbone, or could be used with none."""
+        self.check_itself()
         if self.soft is not None and self.soft.shape[-1] != backbone.soft_size:
             raise InputError(
                 f"the prompt is {self.soft.shape[-1]} wide, the backbone {backbone.ref!r} takes {backbone.soft_size} "
                 f"wide ones: use the backbone it was learned for{self._named()}"
             )
-        if self.prefix is not None:
-            keys, shape = self.prefix.keys.shape, backbone.prefix_shape
-            if (keys[0], *keys[2:]) != shape or (self.source_prefix is not None) != backbone.seq2seq:
-                raise InputError(
-                    f"the prefix has layers, heads, head size {(keys[0], *keys[2:])}, the backbone {backbone.ref!r} has "
-                    f"{shape}: use the backbone it was learned for{self._named()}"
-                )
+        if self.prefix is not None or self.source_prefix is not None:
+            for whose, part, shape in (
+                ("prefix", self.prefix, backbone.prefix_shape),
+                ("encoder's prefix", self.source_prefix, backbone.source_prefix_shape),
+            ):
+                have = None if part is None else (part.keys.shape[0], *part.keys.shape[2:])
+                if have != shape:
+                    raise InputError(
+                        f"the {whose} has layers, heads, head size {have}, the backbone {backbone.ref!r} has {shape}: use "
+                        f"the backbone it was learned for{self._named()}"
+                    )
+        if self.head and self.head["weight"].shape[1] != backbone.hidden_size:
+            raise InputError(
+                f"the prompt's head is {self.head['weight'].shape[1]} wide, the backbone {backbone.ref!r} is "
+                f"{backbone.hidden_size}: use the backbone it was learned for{self._named()}"
+            )
         known = self.info.get("backbone", {}).get("fingerprint")
         if known and known != backbone.fingerprint:
             raise InputError(
                 f"the prompt was learned for another backbone than {backbone.ref!r} (fingerprint {known}, not "
                 f"{backbone.fingerprint}): use the backbone it was learned for{self._named()}"
+            )
+
+        known = self.info.get("tokenizer")
+        if known and backbone.tokenizer_fingerprint not in (None, known):
+            raise InputError(
+                f"the prompt was learned with another tokenizer than that of {backbone.ref!r} (fingerprint {known}, not "
+                f"{backbone.tokenizer_fingerprint}): put the tokenizer back that the backbone had then{self._named()}"
             )
 
     def _named(self) -> str:

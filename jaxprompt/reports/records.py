@@ -5,21 +5,42 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxprompt.errors import InputError
+
+# How every record begins.
+_START = b'{"step": '
+
+
+def read_records(path: Path) -> list[tuple[int, str]]:
+    """The steps and the lines of a metrics.jsonl; none where there is no such file. A last line that a kill cut is left out.
+
+    Raises InputError for a file that no run wrote.
+    """
+    if not path.exists():
+        return []
+    records = []
+    *lines, last = path.read_bytes().split(b"\n")
+    for number, line in enumerate([*lines, last], 1):
+        try:
+            step = json.loads(line)["step"]
+            if type(step) is not int:
+                raise ValueError(step)
+            records.append((step, line.decode()))
+        except (ValueError, LookupError, TypeError, RecursionError):
+            if number > len(lines) and _START[: len(line)] == line[: len(_START)]:
+                continue  # Cut, or nothing at all.
+            raise InputError(
+                f"{str(path)!r} line {number} is no record of a run: move the file away, or name another run_dir"
+            ) from None
+    return records
+
 
 class MetricsFile:
     """`metrics.jsonl`: one JSON object per logged step and per evaluation."""
 
     def __init__(self, path: Path, resume_step: int = 0):
         """Opens the file to append; lines after `resume_step`, from before a kill, are taken off first."""
-        kept = []
-        if path.exists() and resume_step:
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    record = json.loads(line)
-                except ValueError:  # cut off by the kill
-                    continue
-                if record["step"] <= resume_step:
-                    kept.append(line)
+        kept = [line for step, line in read_records(path) if step <= resume_step] if resume_step else []
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         temporary.replace(path)

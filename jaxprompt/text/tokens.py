@@ -101,13 +101,8 @@ class TextTokenizer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of what the tokenizer does: its vocabulary, and the ids of texts that tell tokenizers apart.
-
-        Not of its files, which another release may write otherwise.
-        """
-        words = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
-        ids = [_readable(lambda text=text: whole_ids(self.tokenizer, text, "a text")) for text in PROBES]
-        return hashlib.sha256(json.dumps([words, ids]).encode()).hexdigest()[:16]
+        """As `fingerprint` of the tokenizer."""
+        return fingerprint(self.tokenizer)
 
     @functools.cached_property
     def names(self) -> dict[str, int]:
@@ -183,6 +178,16 @@ def text_tokenizer(tokenizer: "PreTrainedTokenizerBase", vocab_size: int | None 
     )
     made.checked([*made.leading, *made.trailing])
     return made
+
+
+def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """16 hex digits of what a tokenizer does: its vocabulary, and the ids of texts that tell tokenizers apart.
+
+    Not of its files, which another release may write otherwise.
+    """
+    words = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    ids = [_readable(lambda text=text: whole_ids(tokenizer, text, "a text")) for text in PROBES]
+    return hashlib.sha256(json.dumps([words, ids]).encode()).hexdigest()[:16]
 
 
 def whole_ids(

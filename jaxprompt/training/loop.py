@@ -14,7 +14,7 @@ from jaxprompt import config as configs
 from jaxprompt.errors import InputError, within_memory
 from jaxprompt.experiment.build import Experiment, build
 from jaxprompt.experiment.data import TrainingData
-from jaxprompt.experiment.run_folder import dumped, open_run
+from jaxprompt.experiment.run_folder import CHECKPOINTS, CONFIG, METRICS, RESULT, dumped, open_run
 from jaxprompt.machine.sharding import replicated, row_sharding
 from jaxprompt.methods import fold
 from jaxprompt.prompts import Prompt, load_prompt, save_prompt
@@ -103,14 +103,15 @@ class _Run:
             )
         optimizer = make_optimizer(config.optimizer, self.steps, trainable)
         state = init_state(trainable, optimizer, config.seed_of("sampling"))
-        # From here on the folder is this experiment's: everything that a config can get wrong has been checked.
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        (self.run_dir / "config.yaml").write_text(dumped(config), encoding="utf-8")
-        checkpoints = Checkpoints(self.run_dir / "checkpoints", config.train.keep_checkpoints)
+        # Everything that a config can get wrong has been checked, and that a folder with one is this experiment's.
+        if not (self.run_dir / CONFIG).exists():
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            (self.run_dir / CONFIG).write_text(dumped(config), encoding="utf-8")
+        checkpoints = Checkpoints(self.run_dir / CHECKPOINTS, config.train.keep_checkpoints)
         try:
             state = self._resume(checkpoints, state)
             start = int(state.step)
-            metrics_file = MetricsFile(self.run_dir / "metrics.jsonl", start)
+            metrics_file = MetricsFile(self.run_dir / METRICS, start)
             self.eval_step = make_eval_step(forward, frozen)
             step = make_train_step(forward, experiment.method, optimizer, frozen)
             try:
@@ -133,6 +134,9 @@ class _Run:
                     f"run folder {str(self.run_dir)!r} was made with another {name} (fingerprint {record[name]}, now "
                     f"{self.record[name]}): name another run_dir"
                 )
+        if record["best_step"] is not None:
+            # What the run returns, unless it finds a better one.
+            load_prompt(self.run_dir).check(self.experiment.backbone)
         self.record = record
         self.reporter.say(f"resuming {self.run_dir} at step {int(state.step)}")
         return state
@@ -150,7 +154,7 @@ class _Run:
             return state
         self.reporter.say(f"compiling the train step (attention by {self.experiment.backbone.module.attention}) ...")
         self.reporter.start(self.steps, start)
-        meter, batch_size = Meter(), self.experiment.config.train.batch_size
+        meter, batch_size = Meter(), self.data.batch_size
         for number, batch in enumerate(self.data.train_batches(start), start + 1):
             state, figures = step(state, self.place(batch))
             pending.append(figures)
@@ -246,5 +250,5 @@ class _Run:
         metrics["attention"] = self.experiment.backbone.module.attention
         if self.data.truncated:
             metrics["truncated"] = self.data.truncated
-        (self.run_dir / "result.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        (self.run_dir / RESULT).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         return Result(load_prompt(self.run_dir), metrics, self.run_dir)
