@@ -1,15 +1,16 @@
 """Prompt files: jaxprompt's own, and google-research/prompt-tuning's plain arrays."""
 
+import io
 import json
-import os
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from jaxprompt.errors import InputError, did_you_mean
+from jaxprompt.machine.files import whole_file, writing
 from jaxprompt.prompts.description import check_description
 from jaxprompt.prompts.foreign import ADAPTER_CONFIG, foreign_arrays, peft_adapter
 from jaxprompt.prompts.prompt import Prompt, from_arrays
@@ -30,25 +31,26 @@ def save_prompt(prompt: Prompt, path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir():
         path = path / FILE_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        if path.suffix == ".npy":
-            if prompt.arrays.keys() != {"soft"}:
-                held = ", ".join(prompt.arrays) or "nothing"
-                raise InputError(f"the prompt holds {held}, no single array: save it as .safetensors, not {path.name}")
-            with temporary.open("wb") as file:
-                np.save(file, np.asarray(prompt.soft, np.float32))
-        else:
-            arrays = {f"prompt.{k}": v for k, v in prompt.arrays.items()} | {
-                f"head.{k}": v for k, v in prompt.head.items()
-            }
-            arrays = {k: np.ascontiguousarray(v, np.float32) for k, v in arrays.items()}
-            meta = {**prompt.info, "prefix_start": prompt.prefix.length if prompt.prefix is not None else 0}
-            save_file(arrays, temporary, metadata={"jaxprompt": json.dumps(meta, ensure_ascii=False)})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if path.suffix == ".npy":
+        if prompt.arrays.keys() != {"soft"}:
+            held = ", ".join(prompt.arrays) or "nothing"
+            raise InputError(f"the prompt holds {held}, no single array: save it as .safetensors, not {path.name}")
+        buffer = io.BytesIO()
+        np.save(buffer, np.asarray(prompt.soft, np.float32))
+        data = buffer.getvalue()
+    else:
+        parts = (("prompt", prompt.arrays), ("head", prompt.head))
+        arrays = {
+            f"{part}.{name}": np.ascontiguousarray(array, np.float32)
+            for part, of in parts
+            for name, array in of.items()
+        }
+        meta = {**prompt.info, "prefix_start": prompt.prefix.length if prompt.prefix is not None else 0}
+        data = save(arrays, metadata={"jaxprompt": json.dumps(meta, ensure_ascii=False)})
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        file.write(data)
     return path
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxprompt.errors import InputError
+from jaxprompt.machine.files import append, whole_file
 
 # How every record begins.
 _START = b'{"step": '
@@ -39,19 +40,15 @@ class MetricsFile:
     """`metrics.jsonl`: one JSON object per logged step and per evaluation."""
 
     def __init__(self, path: Path, resume_step: int = 0):
-        """Opens the file to append; lines after `resume_step`, from before a kill, are taken off first."""
+        """Begins the file, or goes on with it; lines after `resume_step`, from before a kill, are taken off first."""
         kept = [line for step, line in read_records(path) if step <= resume_step] if resume_step else []
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        self.path = path
+        with whole_file(path) as file:
+            file.write("".join(line + "\n" for line in kept).encode())
 
     def write(self, record: dict) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+        """Raises InputError when the disk is full, or the folder gone."""
+        append(self.path, (json.dumps(record, ensure_ascii=False) + "\n").encode())
 
 
 class Meter:

@@ -1,5 +1,10 @@
 """Orbax checkpoints of what training changes: kilobytes, whatever the size of the backbone."""
 
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -7,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxprompt.errors import InputError
+from jaxprompt.machine.files import cannot_write
 from jaxprompt.training.step import TrainState
 
 
@@ -17,25 +23,35 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int):
+        self._folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=ocp.checkpoint_managers.LatestN(keep), enable_background_delete=False
+            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+            enable_background_delete=False,
+            # What waits for a folder that another thread could not make waits for ever, even when the process ends.
+            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        with self._writing():
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest(self) -> int | None:
         """The step of the newest whole checkpoint."""
         return self._manager.latest_step()
 
     def save(self, state: TrainState, record: dict) -> None:
-        """Writes a checkpoint in the background; a run that is killed meanwhile keeps the one before."""
+        """Writes a checkpoint in the background; a run that is killed meanwhile keeps the one before.
+
+        Raises InputError when this one, or the one before, cannot be written.
+        """
         tree = state.replace(rng=jax.random.key_data(state.rng))
         # The next step consumes the state's buffers, so what is written is a copy of them.
         tree = jax.tree.map(np.asarray, tree)
         step = int(tree.step)
-        if step in self._manager.all_steps():
-            return
         args = ocp.args.Composite(state=ocp.args.StandardSave(_as_dict(tree)), record=ocp.args.JsonSave(record))
-        self._manager.save(step, args=args)
+        with self._writing():
+            if not self._folder.is_dir():  # it would be made again, in a run folder without a config
+                raise FileNotFoundError(errno.ENOENT, "it was removed")
+            if step not in self._manager.all_steps():
+                self._manager.save(step, args=args)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict]:
         """Reads the newest checkpoint into the structure and shapes of `like`.
@@ -59,9 +75,25 @@ class Checkpoints:
         return state.replace(rng=jax.random.wrap_key_data(state.rng)), restored["record"]
 
     def close(self) -> None:
-        """Waits for writing to end."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for writing to end. Raises InputError when it fails."""
+        with self._writing():
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns what Orbax and TensorStore raise of a disk into one line."""
+        try:
+            yield
+        except OSError as error:
+            raise cannot_write(self._folder, error) from None
+        except ValueError as error:  # TensorStore's, which knows the system's number of the error
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            if code is None:
+                raise
+            raise cannot_write(self._folder, OSError(int(code.group(1)), os.strerror(int(code.group(1))))) from None
 
 
 def _as_dict(state: TrainState) -> dict:

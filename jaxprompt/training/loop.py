@@ -15,6 +15,7 @@ from jaxprompt.errors import InputError, within_memory
 from jaxprompt.experiment.build import Experiment, build
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.experiment.run_folder import CHECKPOINTS, CONFIG, METRICS, RESULT, dumped, open_run
+from jaxprompt.machine.files import whole_file, writing
 from jaxprompt.machine.sharding import replicated, row_sharding
 from jaxprompt.methods import fold
 from jaxprompt.prompts import Prompt, load_prompt, save_prompt
@@ -105,8 +106,10 @@ class _Run:
         state = init_state(trainable, optimizer, config.seed_of("sampling"))
         # Everything that a config can get wrong has been checked, and that a folder with one is this experiment's.
         if not (self.run_dir / CONFIG).exists():
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            (self.run_dir / CONFIG).write_text(dumped(config), encoding="utf-8")
+            with writing(self.run_dir):
+                self.run_dir.mkdir(parents=True, exist_ok=True)
+            with whole_file(self.run_dir / CONFIG) as file:
+                file.write(dumped(config).encode())
         checkpoints = Checkpoints(self.run_dir / CHECKPOINTS, config.train.keep_checkpoints)
         try:
             state = self._resume(checkpoints, state)
@@ -119,7 +122,6 @@ class _Run:
                     state = self._loop(step, self.place_state(state), checkpoints, metrics_file)
             finally:
                 self.reporter.stop()
-                metrics_file.close()
         finally:
             checkpoints.close()
         return self._finish(state)
@@ -250,5 +252,6 @@ class _Run:
         metrics["attention"] = self.experiment.backbone.module.attention
         if self.data.truncated:
             metrics["truncated"] = self.data.truncated
-        (self.run_dir / RESULT).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        with whole_file(self.run_dir / RESULT) as file:
+            file.write((json.dumps(metrics, indent=2) + "\n").encode())
         return Result(load_prompt(self.run_dir), metrics, self.run_dir)

@@ -1,0 +1,72 @@
+"""Files that a process writes: whole or not at all, and a disk that takes no more said in one line."""
+
+import contextlib
+import errno
+import glob
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from jaxprompt.errors import InputError
+
+_REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space and give the same command again")
+_REMEDIES |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable, or name another place")
+_REMEDIES |= dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "its folder is gone: name another, or start anew")
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turns a failure to write into an InputError that names the file and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: str | Path, error: OSError) -> InputError:
+    """What to say of a file or folder that could not be written."""
+    remedy = _REMEDIES.get(error.errno, "look after the disk and give the same command again")
+    return InputError(f"{str(path)!r} cannot be written ({error.strerror or error}): {remedy}")
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes its place when all of it is written.
+
+    It is readable by whom the user's other new files are. What a process that was killed has left of it goes.
+
+    Raises:
+      InputError: it cannot be written; what was there before is still there.
+    """
+    here = socket.gethostname()[:40]
+    temporary = path.with_name(f".{path.name}.{here}.{os.getpid()}")
+    with writing(path):
+        try:
+            with temporary.open("wb") as file:
+                yield file
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(here)}.*"):
+            if not _runs(left.suffix[1:]):
+                left.unlink(missing_ok=True)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Adds to the end of a file. Raises InputError when it cannot; a part may have been added then."""
+    with writing(path), path.open("ab", buffering=0) as file:
+        while data:
+            data = data[file.write(data) :]
+
+
+def _runs(pid: str) -> bool:
+    """Whether there is a process of this number, or it is none."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, ValueError, OverflowError):
+        return True
+    return True
