@@ -1,8 +1,8 @@
 """What a run's folder holds: what does not belong to its config is refused, and stays as it is."""
 
 import dataclasses
-import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,7 +98,7 @@ FOREIGN = {
     "a shorter prompt": (soft(1), "the number of its soft rows is 1, by config.yaml 2"),
     "no prompt": (lambda prompt: dataclasses.replace(prompt, conditioning=Conditioning()), "soft rows is 0"),
     "a prefix beside": (with_prefix, "the length of its prefix is 2, by config.yaml 0"),
-    "a larger head": (head(3), "its head is {'weight': (3, 64), 'bias': (3,)}, by config.yaml {'weight': (2, 64)"),
+    "a larger head": (head(3), "its head is {'bias': (3,), 'weight': (3, 64)}, by config.yaml {'bias': (2,)"),
     "no head": (lambda prompt: dataclasses.replace(prompt, head={}), "its head is {}"),
 }
 
@@ -148,18 +148,17 @@ def test_a_prompt_of_another_model_is_refused_by_all_that_would_use_it(run_dir, 
 def test_another_tokenizer_under_a_finished_run_is_refused(run_dir, stories):
     """Two of its tokens have changed places."""
     shutil.copytree(STORIES, "other")
-    with open("other/tokenizer.json", "r+", encoding="utf-8") as file:
-        text = file.read()
-        file.seek(0)
-        file.write(text.replace('"[":', '"\0":').replace('"]":', '"[":').replace('"\0":', '"]":'))
-    other = dataclasses.replace(stories, read_tokenizer=lambda: read_tokenizer(os.path.abspath("other")))
+    path = Path("other/tokenizer.json")
+    text = path.read_text()
+    path.write_text(text.replace('"[":', '"\0":').replace('"]":', '"[":').replace('"\0":', '"]":'))
+    other = dataclasses.replace(stories, read_tokenizer=lambda: read_tokenizer(Path("other")))
     before = contents(run_dir)
     with pytest.raises(InputError, match=r"learned with another tokenizer than that of .*: put the tokenizer back"):
         evaluate_run("run", backbone=other)
     assert contents(run_dir) == before
     # As older files are: nothing is known of the tokenizer.
     jaxprompt.save_prompt(without("tokenizer")(jaxprompt.load_prompt(run_dir)), run_dir)
-    assert evaluate_run("run", backbone=other)["examples"] == 4
+    assert len(predict_run("run", ["a gem"], other)) == 1
 
 
 def written(name, data):
@@ -226,7 +225,7 @@ def test_a_refused_run_leaves_a_config_of_another_machine_as_it_is(run_dir, stor
     assert (config.stat().st_mtime_ns, config.read_bytes()) == before[config]
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "a\udce9b"])
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "y" * 5000])
 def test_a_name_that_no_folder_can_have_is_refused(stories, name):
     for use in (evaluate_run, lambda name: predict_run(name, ["a gem"]), lambda name: generate_from(name, ["a gem"])):
         with pytest.raises(InputError) as error:
