@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
@@ -35,7 +34,6 @@ class Backbone:
       mesh: where the parameters lie.
       fingerprint: 16 hex digits that identify the model, whatever dtype and mesh it was loaded to.
       read_tokenizer: called once, when `tokenizer` is first used.
-      matmul_precision: of products of float32 within the layers, see `load_backbone`.
       eos_ids: what ends a generated text, beside the tokenizer's end of sequence.
       forced_bos_id, forced_eos_id: what a written text must begin with, and end with where it is cut off at its length
         (BART); None: anything.
@@ -50,7 +48,6 @@ class Backbone:
     fingerprint: str
     dtype: Any
     read_tokenizer: Callable[[], Any]
-    matmul_precision: str = "highest"
     eos_ids: tuple[int, ...] = ()
     forced_bos_id: int | None = None
     forced_eos_id: int | None = None
@@ -140,7 +137,7 @@ class Backbone:
 
     def embed(self, params: Any, ids: Int[Array, "rows seq"], soft=None) -> Float[Array, "rows seq embed"]:
         """Returns word embeddings, and `soft [P, D]`'s rows for ids `>= vocab_size`; no positions."""
-        return self._run(params, ids, soft, method="embed")
+        return self.module.apply({"params": params}, ids, soft, method="embed")
 
     def prefill(self, params: Any, ids: Int[Array, " prompt"], *, soft=None, prefix: Prefix | None = None) -> Prefix:
         """Returns the keys and values of one sequence, behind those of `prefix`, all of which it sees.
@@ -149,7 +146,7 @@ class Backbone:
         """
         if not self.causal:
             raise InputError(f"model_type {self.family} is not causal: its prompt cannot be computed ahead of the text")
-        return self._run(params, ids, soft, prefix, method="prefill")
+        return self.module.apply({"params": params}, ids, soft, prefix, method="prefill")
 
     def keys_values(self, params: Any, ids: Int[Array, " text"]) -> Prefix:
         """Returns every layer's keys and values of one text, for a prefix to start from; an encoder's has length 0.
@@ -161,11 +158,11 @@ class Backbone:
                 f"model_type {self.family} is an encoder-decoder: its prefix cannot start from text; set "
                 "method.init.type to zero"
             )
-        return self._run(params, ids, method="prefill" if self.causal else "keys_values")
+        return self.module.apply({"params": params}, ids, method="prefill" if self.causal else "keys_values")
 
     def read(self, params: Any, source: Inputs, *, soft=None, prefix: Prefix | None = None) -> Memory:
         """Runs the encoder of an encoder-decoder over packed rows; returns what its decoder reads of them."""
-        return self._run(params, source, soft, prefix, method="read")
+        return self.module.apply({"params": params}, source, soft, prefix, method="read")
 
     def apply(
         self,
@@ -199,27 +196,20 @@ class Backbone:
         if prompt is not None:
             more["prompt"] = prompt
         method = "encode" if cache is None else "decode"
-        return self._run(params, *arguments, soft, prefix, method=method, **more)
+        return self.module.apply({"params": params}, *arguments, soft, prefix, method=method, **more)
 
     def head(self, params: Any, hidden: Float[Array, "*batch embed"], columns=None) -> Float[Array, "*batch vocab"]:
         """Returns float32 logits of the whole vocabulary, or of the token ids `columns [C]` alone.
 
         Raises InputError if the checkpoint has no language-model (or masked-language-model) head.
         """
-        return self._run(params, hidden, columns, method="logits", precision="highest")
+        return self.module.apply({"params": params}, hidden, columns, method="logits")
 
     def pool(self, params: Any, hidden: Float[Array, "*batch embed"]) -> Float[Array, "*batch embed"]:
         """Returns BERT's pooler output of first-token states; raises InputError if the checkpoint has no pooler."""
         if self.causal or self.seq2seq:
             raise InputError(f"model_type {self.family} has no pooler")
-        return self._run(params, hidden, method="pool")
-
-    def _run(self, params: Any, *args: Any, precision: str | None = None, **kwargs: Any) -> Any:
-        """A method of the module; its products of float32 are as precise as asked, on every device and backward too."""
-        # Those of bfloat16 are exact as they are.
-        precision = "default" if self.dtype == jnp.bfloat16 else precision or self.matmul_precision
-        with jax.default_matmul_precision(precision):
-            return self.module.apply({"params": params}, *args, **kwargs)
+        return self.module.apply({"params": params}, hidden, method="pool")
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """Returns a cache for `rows` sequences of up to `length` tokens each, prefix not counted."""

@@ -1,6 +1,5 @@
 """Backbones from Hugging Face files, or of a published shape with random weights."""
 
-import dataclasses
 import functools
 import hashlib
 import os
@@ -28,8 +27,6 @@ from jaxprompt.weights.reference import resolve
 from jaxprompt.weights.tokenizer import byte_tokenizer, read_tokenizer
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
-
-PRECISIONS = ("highest", "high", "default")
 
 
 def load_backbone(
@@ -69,8 +66,8 @@ def load_backbone(
     if isinstance(ref, str) and ref.startswith("random:"):
         family, config = preset(ref.removeprefix("random:"))
         tokenizer = functools.partial(byte_tokenizer, family.name)
-        backbone = _random(ref, family.name, config, 0, tokenizer, dtype, mesh, remat, quantize, attention, unroll)
-        return dataclasses.replace(backbone, matmul_precision=check_precision(matmul_precision))
+        how = dtype, mesh, remat, attention, matmul_precision
+        return _random(ref, family.name, config, 0, tokenizer, quantize, unroll, *how)
     kind, quantize = _dtype(dtype), check_quantize(quantize)
     mesh = make_mesh() if mesh is None else mesh
     folder = resolve(ref)
@@ -83,7 +80,7 @@ def load_backbone(
     names = canonical_names(files, family)
     config = family.translate(config_json, names.keys())
     eos_ids, forced_bos_id, forced_eos_id = _special_ids(generation, source, config_json, config)
-    module = build(config, kind, remat, mesh, attention)
+    module = build(config, kind, remat, mesh, attention, matmul_precision)
     params, used = load_params(files, names, family, module, mesh, quantize)
     return Backbone(
         ref=str(ref),
@@ -95,7 +92,6 @@ def load_backbone(
         fingerprint=fingerprint(files, config, used),
         dtype=kind,
         read_tokenizer=functools.partial(read_tokenizer, folder),
-        matmul_precision=check_precision(matmul_precision),
         eos_ids=eos_ids,
         forced_bos_id=forced_bos_id,
         forced_eos_id=forced_eos_id,
@@ -116,13 +112,15 @@ def random_backbone(
 ) -> Backbone:
     """Returns a backbone with random weights, for tests and throughput measurements; arguments as `load_backbone`."""
     name, read = f"random:{seed}", lambda: tokenizer
-    backbone = _random(name, "random", config, seed, read, dtype, mesh, remat, quantize, attention, unroll)
-    return dataclasses.replace(backbone, matmul_precision=check_precision(matmul_precision))
+    how = dtype, mesh, remat, attention, matmul_precision
+    return _random(name, "random", config, seed, read, quantize, unroll, *how)
 
 
-def _random(ref, family, config, seed, tokenizer, dtype, mesh, remat, quantize, attention, unroll) -> Backbone:
+def _random(
+    ref, family, config, seed, tokenizer, quantize, unroll, dtype, mesh, remat, attention, precision
+) -> Backbone:
     mesh = make_mesh() if mesh is None else mesh
-    module = build(config, _dtype(dtype), remat, mesh, attention)
+    module = build(config, _dtype(dtype), remat, mesh, attention, precision)
     params = random_params(module, seed, check_quantize(quantize))
     return Backbone(
         ref=ref,
@@ -143,13 +141,6 @@ def _laid_out(params: Any, unroll: bool | None, mesh: Mesh) -> Any:
         # Split weights are gathered before use; a loop bounds how many layers' are at a time.
         unroll = mesh.devices.flat[0].platform == "gpu" and mesh.shape["fsdp"] == 1
     return unstack(params) if unroll else params
-
-
-def check_precision(name: str) -> str:
-    """Returns `name`; raises InputError if it is no precision of products."""
-    if name not in PRECISIONS:
-        raise InputError(f"unknown matmul_precision {name!r}{did_you_mean(name, PRECISIONS)}")
-    return name
 
 
 def _dtype(name: str) -> Any:

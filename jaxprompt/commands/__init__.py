@@ -5,28 +5,46 @@ import importlib
 import json
 import sys
 
-from jaxprompt.commands.process import prepare_process
-from jaxprompt.errors import InputError
-
-# Each is a module with HELP, `add_arguments(parser)` and `run(args) -> summary`, which imports what it needs when it runs.
+# Each is a module with HELP, `add_arguments(parser)`, `run(args) -> summary`, which imports what it needs when it runs,
+# and `lines(summary)`, what standard output gets.
 COMMANDS = ("train", "evaluate", "predict", "generate", "quickstart")
+INTERRUPTED = "jaxprompt: interrupted; the same command resumes a run from its last checkpoint"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command. Returns the exit status: 0, or 2 after bad input, or 130 when interrupted."""
+    """Runs one command.
+
+    Returns the exit status: 0, or 2 after bad input or a failed write, 130 when interrupted, 1 when no one reads on.
+    """
     try:
-        # Before anything imports JAX.
-        prepare_process()
-        args = _parsed(argv)
-        summary = args.run(args)
-    except InputError as error:
-        print(f"jaxprompt: error: {error}", file=sys.stderr)
-        return 2
+        # Little is imported before: whoever interrupts that is told no less.
+        from jaxprompt.commands import process
+        from jaxprompt.errors import InputError
+
+        with process.interruptible():
+            try:
+                return _run(sys.argv[1:] if argv is None else argv)
+            except InputError as error:
+                process.tell(f"jaxprompt: error: {error}")
+                return 2
+            except BrokenPipeError:
+                return 1
     except KeyboardInterrupt:
-        print("jaxprompt: interrupted; the same command resumes a run from its last checkpoint", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
+
+
+def _run(argv: list[str]) -> int:
+    from jaxprompt.commands import process
+
+    # Before anything imports JAX.
+    process.prepare_process(verbose=any(item in ("-v", "--verbose") for item in argv))
+    args = _parsed(argv)
+    summary = args.run(args)
+    for line in args.lines(summary):
+        process.put(line)
     if args.json:
-        print(json.dumps(summary, ensure_ascii=False))
+        process.put(json.dumps(summary, ensure_ascii=False))
     return 0
 
 
@@ -34,10 +52,12 @@ class _Parser(argparse.ArgumentParser):
     """Reports a bad command line as any other bad input: in one line."""
 
     def error(self, message: str):
+        from jaxprompt.errors import InputError
+
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
-def _parsed(argv: list[str] | None) -> argparse.Namespace:
+def _parsed(argv: list[str]) -> argparse.Namespace:
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     # argparse takes positional arguments from one place only: KEY=VALUE behind an option comes back as unknown.
@@ -56,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=module.HELP, description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        sub.set_defaults(run=module.run)
+        sub.set_defaults(run=module.run, lines=module.lines)
         sub.add_argument("--json", action="store_true", help="print one JSON object as the last line (default: off)")
+        sub.add_argument("-v", "--verbose", action="store_true", help="show what libraries say, too (default: off)")
         module.add_arguments(sub)
     return parser

@@ -13,8 +13,11 @@ def add_arguments(parser) -> None:
 
 def run(args) -> dict:
     from jaxprompt.inference.predict import evaluate_run
+
+    return evaluate_run(args.run_dir, args.data, overrides=args.overrides)
+
+
+def lines(summary: dict) -> list[str]:
     from jaxprompt.reports.terminal import figures
 
-    summary = evaluate_run(args.run_dir, args.data, overrides=args.overrides)
-    print(figures(summary))
-    return summary
+    return [figures(summary)]

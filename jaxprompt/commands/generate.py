@@ -36,6 +36,8 @@ def run(args) -> dict:
     written = generate_from(
         args.source, texts_of(args), overrides=args.overrides, early_stopping=args.early_stopping, **options
     )
-    for text in written:
-        print(text)
     return {"generations": written}
+
+
+def lines(summary: dict) -> list[str]:
+    return summary["generations"]

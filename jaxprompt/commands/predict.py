@@ -1,5 +1,7 @@
 """`jaxprompt predict RUN --text TEXT`"""
 
+from collections.abc import Iterator
+
 from jaxprompt.commands.arguments import MACHINE_HELP, add_inputs, add_overrides, texts_of
 
 HELP = "answer with a run's prompt"
@@ -14,8 +16,10 @@ def add_arguments(parser) -> None:
 def run(args) -> dict:
     from jaxprompt.inference.predict import predict_run
 
-    answers = predict_run(args.run_dir, texts_of(args), overrides=args.overrides)
-    for answer in answers:
+    return {"predictions": predict_run(args.run_dir, texts_of(args), overrides=args.overrides)}
+
+
+def lines(summary: dict) -> Iterator[str]:
+    for answer in summary["predictions"]:
         confidence = f"{answer['probability']:.3f}\t" if "probability" in answer else ""
-        print(f"{answer['prediction']}\t{confidence}{answer['input']}")
-    return {"predictions": answers}
+        yield f"{answer['prediction']}\t{confidence}{answer['input']}"

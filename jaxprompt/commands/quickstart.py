@@ -17,3 +17,7 @@ def run(args) -> dict:
     from jaxprompt.reports.terminal import Reporter
 
     return run(Path(args.run_dir), Reporter(), args.overrides)
+
+
+def lines(summary: dict) -> list[str]:
+    return []  # the reporter has said all

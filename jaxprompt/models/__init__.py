@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxprompt.models.cache import Cache
 from jaxprompt.models.decoder import Decoder, DecoderConfig
 from jaxprompt.models.encoder import Encoder, EncoderConfig
+from jaxprompt.models.precision import check_precision
 from jaxprompt.models.seq2seq import Memory, Seq2Seq, Seq2SeqConfig
 from jaxprompt.models.stack import check_remat
 from jaxprompt.ops.attention import choose_implementation
@@ -28,8 +29,9 @@ def build(
     remat: str = "dots",
     mesh: Mesh | None = None,
     attention: str = "auto",
+    matmul_precision: str = "highest",
 ) -> nn.Module:
-    """Returns the module that a config describes; raises InputError for `remat` or `attention` that it cannot have."""
+    """Returns the module that a config describes; raises InputError for what it cannot have."""
     tensor = 1 if mesh is None else mesh.shape["tensor"]
     # The two sides of an encoder-decoder have heads alike.
     block = config.decoder if isinstance(config, Seq2SeqConfig) else config
@@ -38,7 +40,9 @@ def build(
     )
     if reason:
         logger.info("attention is computed by XLA: %s", reason)
-    return MODULES[type(config)](config, dtype=dtype, remat=check_remat(remat), mesh=mesh, attention=attention)
+    return MODULES[type(config)](
+        config, dtype, check_remat(remat), mesh, attention, matmul_precision=check_precision(matmul_precision)
+    )
 
 
 def init_params(module: nn.Module, key: jax.Array) -> Any:

@@ -19,6 +19,7 @@ from jaxprompt.machine.sharding import constrain_rows, row_shards
 from jaxprompt.models.block import Block, BlockConfig, LayerInputs, make_norm
 from jaxprompt.models.cache import Cache
 from jaxprompt.models.layers import Linear, Table, embed_ids, linear
+from jaxprompt.models.precision import as_asked, exact
 from jaxprompt.models.rotary import Rotary
 from jaxprompt.models.stack import is_last, run_layers
 from jaxprompt.ops.attention import Joined, View, joined_padding, visibility, windowed
@@ -77,6 +78,7 @@ class Decoder(nn.Module):
       remat: what the backward pass recomputes, see `stack.REMAT_POLICIES`.
       mesh: keeps activations split by rows on it.
       attention: how it is computed, see `ops.attention.IMPLEMENTATIONS`.
+      matmul_precision: of products of float32 in the layers, see `models.precision`; those of the head are exact.
     """
 
     config: DecoderConfig
@@ -84,6 +86,7 @@ class Decoder(nn.Module):
     remat: str = "dots"
     mesh: Mesh | None = None
     attention: str = "xla"
+    matmul_precision: str = "highest"
 
     causal = True
 
@@ -113,6 +116,7 @@ class Decoder(nn.Module):
         """Word or soft embeddings, without positions."""
         return embed_ids(self.word.weight, soft, ids, self.config.embed_scale)
 
+    @as_asked
     def encode(
         self,
         inputs: Inputs,
@@ -142,6 +146,7 @@ class Decoder(nn.Module):
         layers = [given.replace(joined=of_layer) for given, of_layer in zip(layers, joined, strict=True)]
         return self._finish(self._run(self._enter(both, soft), layers, prefix)[0])
 
+    @as_asked
     def decode(
         self, inputs: Inputs, cache: Cache, soft=None, prefix: Prefix | None = None
     ) -> tuple[Float[Array, "rows seq embed"], Cache]:
@@ -155,6 +160,7 @@ class Decoder(nn.Module):
         x_rse, _, cache = self._run(self._enter(inputs, soft), self._layers(views, inputs), prefix, cache)
         return self._finish(x_rse), cache.advance(inputs)
 
+    @as_asked
     def prefill(self, ids: Int[Array, " prompt"], soft=None, prefix: Prefix | None = None) -> Prefix:
         """Keys and values of one sequence, behind those of `prefix` if given."""
         start = prefix_length(prefix)
@@ -167,6 +173,7 @@ class Decoder(nn.Module):
             values = jnp.concatenate([prefix.values.astype(values.dtype), values], axis=1)
         return Prefix(keys, values, start + ids.shape[0])
 
+    @exact
     @jax.named_scope("head")
     def logits(self, hidden: Float[Array, "*batch embed"], columns=None) -> Float[Array, "*batch vocab"]:
         """Float32 logits of the vocabulary, or of the token ids in `columns`."""

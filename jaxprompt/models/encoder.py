@@ -13,6 +13,7 @@ from jaxprompt.errors import InputError
 from jaxprompt.machine.sharding import constrain_rows
 from jaxprompt.models.block import Block, BlockConfig, LayerInputs, make_norm
 from jaxprompt.models.layers import ACTIVATIONS, Linear, Table, embed_ids, linear
+from jaxprompt.models.precision import as_asked, exact
 from jaxprompt.models.stack import is_last, run_layers
 from jaxprompt.ops.attention import View, visibility
 from jaxprompt.types import Inputs, Prefix
@@ -105,6 +106,7 @@ class Encoder(nn.Module):
     remat: str = "dots"
     mesh: Mesh | None = None
     attention: str = "xla"
+    matmul_precision: str = "highest"
 
     causal = False
 
@@ -136,6 +138,7 @@ class Encoder(nn.Module):
         """Word or soft embeddings, without positions and types."""
         return embed_ids(self.word.weight, soft, ids)
 
+    @as_asked
     def encode(
         self, inputs: Inputs, soft=None, prefix: Prefix | None = None, at=None
     ) -> Float[Array, "rows seq embed"]:
@@ -146,6 +149,7 @@ class Encoder(nn.Module):
         given = LayerInputs(View(visibility(inputs, causal=False)), at=at)
         return self._run(self._enter(inputs, soft), given, prefix)[0]
 
+    @as_asked
     def keys_values(self, ids: Int[Array, " text"]) -> Prefix:
         """Every layer's keys and values of one sequence. As a prefix it takes no positions: its length is 0."""
         positions = jnp.arange(ids.shape[0])[None]
@@ -177,12 +181,14 @@ class Encoder(nn.Module):
         x_rse, apart = constrain_rows(x_rse, self.mesh), given.at is not None
         return run_layers(self.layers, step, x_rse, prefix, num_layers, self.remat, apart)
 
+    @as_asked
     def pool(self, hidden: Float[Array, "*batch embed"]) -> Float[Array, "*batch embed"]:
         """BERT's pooler, `tanh(linear(hidden))`, of first-token states."""
         if not self.config.pooler:
             raise InputError("the model has no pooler: load a checkpoint with pooler.dense.weight")
         return jnp.tanh(self.pooler(hidden))
 
+    @exact
     @jax.named_scope("head")
     def logits(self, hidden: Float[Array, "*batch embed"], columns=None) -> Float[Array, "*batch vocab"]:
         """Float32 logits of the vocabulary, or of the token ids in `columns`."""

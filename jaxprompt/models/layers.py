@@ -19,8 +19,9 @@ from jaxprompt.ops.products import wide_einsum
 
 def _tanh_gelu(x: jax.Array) -> jax.Array:
     """GELU by its approximation; in float32 of a float16 array, whose squares, in the gradient, overflow beyond 256."""
-    wide = x.astype(jnp.float32) if x.dtype == jnp.float16 else x
-    return jax.nn.gelu(wide, approximate=True).astype(x.dtype)
+    if x.dtype != jnp.float16:
+        return jax.nn.gelu(x, approximate=True)
+    return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {

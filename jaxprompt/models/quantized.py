@@ -41,7 +41,8 @@ class Quantized(struct.PyTreeNode, abc.ABC):
 
     def product(self, x: Float[Array, "*batch in"], out_dtype: Any) -> Float[Array, "*batch out"]:
         """Returns `x @ weight.T` in `out_dtype`. There is a gradient with respect to `x`, and none to the weight."""
-        return _product(x, self, jnp.dtype(out_dtype), x.dtype)
+        # The rule for the gradient runs where the program's own choice is no longer known.
+        return _product(x, self, jnp.dtype(out_dtype), x.dtype, jax.config.jax_default_matmul_precision)
 
 
 class Int8Weight(Quantized):
@@ -99,32 +100,33 @@ class Int4Weight(Quantized):
 KINDS: dict[str, type[Int8Weight] | type[Int4Weight]] = {"int8": Int8Weight, "int4": Int4Weight}
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _product(x, weight: Quantized, out_dtype, dtype):
-    """As `Quantized.product`; `dtype` is that of `x`.
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _product(x, weight: Quantized, out_dtype, dtype, precision):
+    """As `Quantized.product`; `dtype` is that of `x`, `precision` of the multiplication.
 
     A gradient rule of its own, because the usual one saves the widened weight for the backward pass.
     """
-    return _multiply(x, weight, out_dtype, dtype)
+    return _multiply(x, weight, out_dtype, dtype, precision)
 
 
-def _multiply(x, weight, out_dtype, dtype):
+def _multiply(x, weight, out_dtype, dtype, precision):
     factor, scale = weight.factor(dtype)
     # Float16 may not hold what is yet to be scaled.
     sum_dtype = jnp.float32 if scale is not None and out_dtype == jnp.float16 else out_dtype
-    y = jax.lax.dot_general(x, factor, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=sum_dtype)
+    dims = (((x.ndim - 1,), (1,)), ((), ()))
+    y = jax.lax.dot_general(x, factor, dims, precision, preferred_element_type=sum_dtype)
     return y if scale is None else (y * scale).astype(out_dtype)
 
 
-def _forward(x, weight, out_dtype, dtype):
+def _forward(x, weight, out_dtype, dtype, precision):
     # Not through `_product`: what a remat policy keeps are products that it sees.
-    return _multiply(x, weight, out_dtype, dtype), weight
+    return _multiply(x, weight, out_dtype, dtype, precision), weight
 
 
-def _backward(out_dtype, dtype, weight, gradient):
+def _backward(out_dtype, dtype, precision, weight, gradient):
     factor, scale = weight.factor(dtype)
     gradient = (gradient if scale is None else gradient * scale).astype(dtype)
-    return jax.lax.dot_general(gradient, factor, (((gradient.ndim - 1,), (0,)), ((), ()))), None
+    return jax.lax.dot_general(gradient, factor, (((gradient.ndim - 1,), (0,)), ((), ())), precision), None
 
 
 _product.defvjp(_forward, _backward)

@@ -18,6 +18,7 @@ from jaxprompt.machine.sharding import constrain_rows
 from jaxprompt.models.block import Block, BlockConfig, LayerInputs, make_norm
 from jaxprompt.models.cache import Cache
 from jaxprompt.models.layers import Table, embed_ids, linear
+from jaxprompt.models.precision import as_asked, exact
 from jaxprompt.models.relative import RelativePositions
 from jaxprompt.models.stack import is_last, run_layers
 from jaxprompt.ops.attention import View, visibility
@@ -198,6 +199,7 @@ class Seq2Seq(nn.Module):
     remat: str = "dots"
     mesh: Mesh | None = None
     attention: str = "xla"
+    matmul_precision: str = "highest"
 
     causal = False
 
@@ -221,16 +223,19 @@ class Seq2Seq(nn.Module):
         """Word or soft embeddings, without positions."""
         return embed_ids(self.word.weight, soft, ids, self.config.embed_scale)
 
+    @as_asked
     def source_hidden(self, source: Inputs, soft=None, prefix: Prefix | None = None) -> Float[Array, "rows seq embed"]:
         """The encoder's hidden states."""
         given = LayerInputs(self.encoder.view(source, prefix))
         return self.encoder(self.encoder.enter(self.embed(source.ids, soft), source), given, prefix)[0]
 
+    @as_asked
     def read(self, source: Inputs, soft=None, prefix: Prefix | None = None) -> Memory:
         """Runs the encoder over packed rows; `prefix` is the encoder's."""
         keys, values = self.decoder.memory(self.source_hidden(source, soft, prefix))
         return Memory(keys, values, source.segments)
 
+    @as_asked
     def encode(
         self, inputs: Inputs, soft=None, prefix: Prefix | None = None, at=None, memory: Memory | None = None
     ) -> Float[Array, "rows seq embed"]:
@@ -238,6 +243,7 @@ class Seq2Seq(nn.Module):
         given = LayerInputs(self.decoder.view(inputs, prefix), memory_view=_source_view(inputs, memory), at=at)
         return self.decoder(self.decoder.enter(self.embed(inputs.ids, soft), inputs), given, prefix, memory)[0]
 
+    @as_asked
     def decode(
         self, inputs: Inputs, cache: Cache, soft=None, prefix: Prefix | None = None, memory: Memory | None = None
     ) -> tuple[Float[Array, "rows seq embed"], Cache]:
@@ -252,6 +258,7 @@ class Seq2Seq(nn.Module):
         x_rse, cache = self.decoder(self.decoder.enter(self.embed(inputs.ids, soft), inputs), given, prefix, memory)
         return x_rse, cache.advance(inputs)
 
+    @exact
     @jax.named_scope("head")
     def logits(self, hidden: Float[Array, "*batch embed"], columns=None) -> Float[Array, "*batch vocab"]:
         """Float32 logits of the vocabulary, or of the token ids in `columns`."""

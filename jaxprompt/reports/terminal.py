@@ -6,17 +6,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
+class _Console(Console):
+    """One that falls silent when no one reads it, where rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Reporter:
     """Shows a run: a live bar on a terminal, a line per log elsewhere. Everything goes to standard error."""
 
     def __init__(self, quiet: bool = False):
-        self._console = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=not sys.stderr.isatty())
+        self._console = _Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=not sys.stderr.isatty())
         self._progress = None
         self._task = None
 
     def say(self, message: str) -> None:
-        """One line for the reader."""
-        self._console.print(message, markup=False)
+        """One line for the reader, if there is one: a run does not end because no one looks."""
+        try:
+            self._console.print(message, markup=False)
+        except OSError:
+            self._console.quiet = True
 
     def start(self, total: int, done: int) -> None:
         """Begins the bar of a run of `total` steps, `done` of them already taken."""

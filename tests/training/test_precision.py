@@ -6,7 +6,7 @@ import jax
 import pytest
 
 import jaxprompt
-from jaxprompt.backbone import random_backbone
+from jaxprompt.backbone import padded, random_backbone
 from jaxprompt.experiment.build import build
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.training.optim import make_optimizer
@@ -21,8 +21,9 @@ def products(backbone, method, objective):
     """The lines of a train step's products, and whether both operands are float32."""
     soft = "{soft:3} " if method["name"] != "prefix" else ""
     target = "" if objective == "classifier" else " {target}"
+    rows = [row | {"target": row["label"]} for row in ROWS]
     tree = {"model": STORIES, "template": f"{soft}{{text}}{target}", "method": method, "objective": {"type": objective}}
-    config = jaxprompt.load_config(tree | {"data": {"train": ROWS}, "train": {"batch_size": 2}})
+    config = jaxprompt.load_config(tree | {"data": {"train": rows}, "train": {"batch_size": 2}})
     experiment = build(config, backbone)
     data, trainable = TrainingData.load(experiment), experiment.init_trainable()
     optimizer = make_optimizer(config.optimizer, 1, trainable)
@@ -58,3 +59,24 @@ def test_layers_may_be_less_and_the_head_not(stories):
     assert sum("HIGHEST" in line for line in again) == len(exact)
     with pytest.raises(jaxprompt.InputError, match="unknown matmul_precision 'hihg'"):
         random_backbone(stories.config, matmul_precision="hihg")
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_products_of_narrow_weights_are_as_exact_backward_too(stories, quantize):
+    backbone = random_backbone(stories.config, tokenizer=stories.tokenizer, quantize=quantize)
+    found = products(backbone, {"name": "soft"}, "generation")
+    assert len(found) > 20 and all("HIGHEST" in line for line, _ in found)
+
+
+def test_the_backbones_own_calls_are_as_exact(stories):
+    """And a call is not taken for that of a model of another precision."""
+
+    def lines(backbone, with_head):
+        ids = jax.ShapeDtypeStruct((1, 4), "int32")
+        lowered = padded._forward.lower(backbone.module, with_head, backbone.params, ids, ids, None, None)
+        return [line for line in lowered.as_text().splitlines() if PRODUCT.search(line)]
+
+    fast = random_backbone(stories.config, matmul_precision="default")
+    assert len(lines(stories, True)) > 5 and all("HIGHEST" in line for line in lines(stories, True))
+    assert not any("HIGHEST" in line for line in lines(fast, False))
+    assert sum("HIGHEST" in line for line in lines(fast, True)) == 1
