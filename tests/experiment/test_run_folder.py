@@ -232,3 +232,13 @@ def test_a_name_that_no_folder_can_have_is_refused(stories, name):
             use(name)
         assert "cannot be read (" in str(error.value) and str(error.value).endswith("name another folder")
         assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_refused(stories, tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(InputError, match=r"closed' cannot be read \(Permission denied\): name another folder$"):
+        jaxprompt.train(tree(tmp_path / "closed"), backbone=stories, reporter=Reporter(quiet=True))
