@@ -85,8 +85,11 @@ def _integers(value: Any, name: str) -> np.ndarray:
 def prompt_parts(backbone, prompt) -> tuple[Any, Prefix | None, Prefix | None]:
     """Returns soft prompt, prefix and encoder's prefix of what users give as a prompt.
 
-    Raises InputError for another model's shapes, numbers that are not finite, or fewer rows than a template takes.
+    Raises InputError for another model's prompt or shapes, numbers that are not finite, or fewer rows than a template
+    takes.
     """
+    if hasattr(prompt, "check_origin"):
+        prompt.check_origin(backbone)
     source_prefix = getattr(prompt, "source_prefix", None)
     if prompt is None or isinstance(prompt, Prefix):
         soft, prefix = None, prompt

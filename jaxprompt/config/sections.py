@@ -99,7 +99,7 @@ class DataConfig(Options):
 
 class TrainConfig(Options):
     steps: int = Field(1000, ge=0, lt=2**31, description="optimizer steps; 0 scores the prompt without training")
-    batch_size: BatchSize = Field(32, description="examples per step")
+    batch_size: BatchSize = Field(32, description="examples per step; all of them where there are fewer")
     accumulate: BatchSize = Field(1, description="split each batch into this many parts, to save memory")
     eval_start: bool = Field(True, description="whether the prompt is also evaluated before the first step")
     eval_every: Count | None = Field(None, description="steps between evaluations; unset: ten in all")

@@ -1,9 +1,10 @@
 """A run's folder: what may be in it, and whether what is there belongs to its config."""
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,27 +61,38 @@ def open_run(config: Config) -> Path:
     run_dir = Path(config.run_dir or "runs") / (
         "" if config.run_dir else _digest(json.dumps(_what(config), sort_keys=True))
     )
-    if _is_there(run_dir / CONFIG):
-        _check_same(config, run_dir)
-        _check_contents(config, run_dir)
-    elif _is_there(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise InputError(f"run_dir {str(run_dir)!r} is not a run and not empty: name another folder")
-    above = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+    with _looking_at(run_dir):
+        if _is_there(run_dir / CONFIG):
+            _check_same(config, run_dir)
+            _check_contents(config, run_dir)
+        elif _is_there(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir())):
+            raise InputError(f"run_dir {str(run_dir)!r} is not a run and not empty: name another folder")
+        above = next(path for path in (run_dir, *run_dir.absolute().parents) if _is_there(path))
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise InputError(f"run_dir {str(run_dir)!r} cannot be made: {str(above)!r} is no folder to write in")
     return run_dir
 
 
-def _is_there(path: Path) -> bool:
-    """Whether there is such a path. Raises InputError for a name that none can have, or a folder not to be looked into."""
+@contextlib.contextmanager
+def _looking_at(path: Path) -> Iterator[None]:
+    """Raises InputError for a name that no path can have, or one that the system lets nobody look at."""
     try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+        yield
+    except InputError:
+        raise
     except (OSError, ValueError) as error:  # a ValueError: a NUL, or half a surrogate pair
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{shown_path(path)} cannot be read ({reason}): name another folder") from None
-    return True
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a path; raises InputError as `_looking_at`."""
+    with _looking_at(path):
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
 
 def _check_same(config: Config, run_dir: Path) -> None:

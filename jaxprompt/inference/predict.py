@@ -18,7 +18,7 @@ from jaxprompt.machine.sharding import row_sharding
 from jaxprompt.prompts import Prompt
 from jaxprompt.scoring.evaluate import Evaluation, evaluate, make_eval_step, refusal
 from jaxprompt.text.encoded import Encoded
-from jaxprompt.text.values import as_text
+from jaxprompt.text.values import text_value
 
 
 def load_run(
@@ -90,7 +90,10 @@ def predict(experiment: Experiment, prompt: Prompt, texts: Sequence[str | dict])
     fields = experiment.encoder.template.fields
     with naming_source(texts):
         rows = rows_of(texts, fields)
-        shown = [" | ".join(as_text(row[field]) for field in fields if field in row) for row in rows]
+        shown = [
+            " | ".join(text_value(row, field, number) for field in fields if field in row)
+            for number, row in enumerate(rows, 1)
+        ]
         examples = [] if experiment.objective.writes else experiment.encode(rows, labelled=False)
     if experiment.objective.writes:
         written = generate(experiment.backbone, texts if isinstance(texts, Source) else rows, prompt)

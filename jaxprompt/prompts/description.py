@@ -1,5 +1,6 @@
 """What a prompt says of itself: checked before anything is made of it."""
 
+import json
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -35,7 +36,15 @@ class _Description(_Section):
 
 
 def check_description(info: Any) -> None:
-    """Raises InputError for a value of another type or out of range, or a template that is none."""
+    """Raises InputError for a value of another type or out of range, a template that is none, or what no file can hold."""
+    try:
+        json.dumps(info, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InputError("the description has half a surrogate pair in a text: leave it out") from None
+    except (TypeError, ValueError, RecursionError):
+        raise InputError(
+            "the description holds what JSON cannot: give texts, numbers, lists and dicts of them"
+        ) from None
     try:
         found = _Description.model_validate(info)
     except ValidationError as error:

@@ -110,7 +110,8 @@ def _file_of(path: Path) -> Path:
 
 def _read_npy(path: Path) -> Prompt:
     # Mapped, so that the header's sizes meet the file's before there is memory for them.
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    with np.errstate(over="ignore"):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
         raise InputError(
             f"prompt {str(path)!r} has shape {array.shape} of {array.dtype}: a soft prompt is [P, D] floats; save it so"

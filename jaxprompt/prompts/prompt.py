@@ -107,6 +107,10 @@ class Prompt:
                 f"the prompt's head is {self.head['weight'].shape[1]} wide, the backbone {backbone.ref!r} is "
                 f"{backbone.hidden_size}: use the backbone it was learned for{self._named()}"
             )
+        self.check_origin(backbone)
+
+    def check_origin(self, backbone) -> None:
+        """Raises InputError when the prompt says that it was learned for another backbone or with another tokenizer."""
         known = self.info.get("backbone", {}).get("fingerprint")
         if known and known != backbone.fingerprint:
             raise InputError(

@@ -8,6 +8,7 @@ import pytest
 import jaxprompt
 from jaxprompt.errors import InputError
 from jaxprompt.prompts import Prompt
+from jaxprompt.text.tokens import fingerprint
 from jaxprompt.types import Conditioning, Prefix
 
 ROWS = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
@@ -81,3 +82,38 @@ def test_a_prompt_of_another_width_or_backbone_is_refused(stories, minilm):
     other = dataclasses.replace(SOFT, info={"backbone": {"fingerprint": "0" * 16, "ref": "gpt2"}})
     with pytest.raises(InputError, match=r"another backbone.*'gpt2'"):
         other.check(stories)
+    with pytest.raises(InputError, match=r"another backbone.*'gpt2'"):
+        stories.logits([[1, 2]], prompt=other)
+
+
+def test_a_prompt_learned_with_another_tokenizer_is_refused(stories):
+    own = fingerprint(stories.tokenizer)
+    dataclasses.replace(SOFT, info={"tokenizer": own}).check(stories)
+    other = dataclasses.replace(SOFT, info={"tokenizer": "0" * 16, "backbone": {"ref": "gpt2"}})
+    uses = (
+        lambda: other.check(stories),
+        lambda: jaxprompt.generate(stories, ["a"], other),
+        lambda: stories.logits([[1, 2]], prompt=other),
+    )
+    for use in uses:
+        with pytest.raises(
+            InputError, match=rf"another tokenizer than .* \(fingerprint 0{{16}}, not {own}\): put .*'gpt2'$"
+        ):
+            use()
+
+    def missing():
+        raise InputError("no usable tokenizer")
+
+    # Whoever has no tokenizer gives ids.
+    other.check(dataclasses.replace(stories, read_tokenizer=missing))
+
+
+def test_a_prefix_of_an_encoder_goes_with_an_encoder_decoder_only(stories):
+    keys = np.zeros((5, 2, 4, 8), np.float32)
+    Prompt(Conditioning(prefix=Prefix(keys, keys, 2))).check(stories)
+    for conditioning in (
+        Conditioning(prefix=Prefix(keys, keys, 2), source_prefix=Prefix(keys, keys, 0)),
+        Conditioning(source_prefix=Prefix(keys, keys, 0)),
+    ):
+        with pytest.raises(InputError, match="use the backbone it was learned for"):
+            Prompt(conditioning).check(stories)
