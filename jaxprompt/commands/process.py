@@ -28,6 +28,7 @@ def prepare_process(verbose: bool = False) -> None:
     _listen(verbose)
     # Before JAX: the threads that it starts would allocate from heaps of their own, which keep nothing.
     host.keep_freed_memory()
+    host.skip_absent_tpu()
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:

@@ -1,7 +1,10 @@
 """What a process asks of the machine that it runs on."""
 
 import ctypes
+import importlib.util
+import os
 import sys
+from pathlib import Path
 
 # As in glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
@@ -24,3 +27,21 @@ def keep_freed_memory() -> bool:
         return False
     # All memory from the heap, the heap never trimmed, and one heap for all threads (the others' are too small).
     return all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, -1), mallopt(_M_ARENA_MAX, 1)])
+
+
+def skip_absent_tpu() -> None:
+    """Keeps JAX from asking libtpu for a TPU that is not there, which takes half a second and is loud.
+
+    Libtpu is installed to compile for TPUs, too. To be called before JAX is imported; JAX_PLATFORMS, if set, is left
+    alone, and so is a JAX that can use other accelerators.
+    """
+    installed = importlib.util.find_spec("libtpu") is not None
+    others = importlib.util.find_spec("jax_plugins") is not None
+    if installed and not others and "JAX_PLATFORMS" not in os.environ and not _has_tpu():
+        os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def _has_tpu(pci: Path = Path("/sys/bus/pci/devices")) -> bool:
+    """Whether there may be one: a PCI device of Google's."""
+    vendors = (path.read_text().strip() for path in pci.glob("*/vendor"))
+    return any(vendor == "0x1ae0" for vendor in vendors)

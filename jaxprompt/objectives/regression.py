@@ -41,7 +41,8 @@ class Regression(Pooled):
     def answer(self, row: Mapping[str, Any], number: int, required: bool = True) -> dict[str, Any]:
         given = column_value(row, self.column, number, "data.label")
         try:
-            value = float(given)
+            # Python reads 1_0 as 10, and true as 1.
+            value = math.nan if isinstance(given, bool) or "_" in str(given) else float(given)
         except (TypeError, ValueError, OverflowError):
             value = math.nan
         if not math.isfinite(value):

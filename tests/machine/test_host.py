@@ -37,3 +37,26 @@ def test_a_command_finds_the_memory_that_a_step_freed_without_page_faults():
 def test_elsewhere_there_is_nothing_to_ask(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert host.keep_freed_memory() is False
+
+
+@pytest.mark.parametrize(
+    ("modules", "vendor", "given", "chosen"),
+    [
+        ({"libtpu"}, "0x8086", None, "cpu"),
+        ({"libtpu"}, "0x1ae0", None, None),
+        ({"libtpu", "jax_plugins"}, "0x8086", None, None),
+        (set(), "0x8086", None, None),
+        ({"libtpu"}, "0x8086", "tpu", "tpu"),
+    ],
+)
+def test_libtpu_is_not_asked_where_no_tpu_can_be(modules, vendor, given, chosen, monkeypatch, tmp_path):
+    (tmp_path / "0000:00:01.0").mkdir()
+    (tmp_path / "0000:00:01.0" / "vendor").write_text(vendor + "\n")
+    has_tpu = host._has_tpu(tmp_path)
+    monkeypatch.setattr(host, "_has_tpu", lambda: has_tpu)
+    monkeypatch.setattr(host.importlib.util, "find_spec", lambda name: name if name in modules else None)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("JAX_PLATFORMS", given)
+    host.skip_absent_tpu()
+    assert host.os.environ.get("JAX_PLATFORMS") == chosen
