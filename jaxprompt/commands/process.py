@@ -58,15 +58,15 @@ def _listen(verbose: bool) -> None:
     warnings.simplefilter("ignore")
     # What goes wrong in a library's thread, as where a disk is full, is raised in this one too.
     threading.excepthook = lambda args: None
-    sys.excepthook = _all_but_echoes
+    sys.unraisablehook = _all_but_echoes
     if not root.handlers:  # else Python itself prints what no one handles
         root.addHandler(logging.NullHandler())
 
 
-def _all_but_echoes(kind: type[BaseException], error: BaseException, trace) -> None:
+def _all_but_echoes(unraisable) -> None:
     # TensorStore calls back into an event loop that has ended with the first error.
-    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-        sys.__excepthook__(kind, error, trace)
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 @contextlib.contextmanager
