@@ -38,7 +38,7 @@ def foreign_arrays(path: Path, names: Iterable[str]) -> InputError:
     # An adapter of PEFT without its configuration, else whatever is there.
     name = _PEFT_ARRAY if _PEFT_ARRAY in names else "NAME"
     return InputError(
-        f"{what} and holds {shown(listed(names, most=5))}; if one is a soft prompt, {_as_npy(path, name)}"
+        f"{what} and holds {listed(map(shown, names), most=5)}; if one is a soft prompt, {_as_npy(path, name)}"
     )
 
 

@@ -13,7 +13,6 @@ def write(path, records, resume_step=0):
     file = MetricsFile(path, resume_step)
     for record in records:
         file.write(record)
-    file.close()
 
 
 def steps(path):
@@ -42,7 +41,6 @@ def test_records_are_on_disk_before_the_file_is_closed(tmp_path):
     file = MetricsFile(tmp_path / "metrics.jsonl")
     file.write({"step": 1})
     assert steps(tmp_path / "metrics.jsonl") == [1]
-    file.close()
 
 
 @pytest.fixture
