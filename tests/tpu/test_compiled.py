@@ -51,9 +51,9 @@ def tokenizer():
     """Few words, of which every golden model has an embedding."""
     special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
     words = tokenizers.Tokenizer(
-        models.WordLevel({w: i for i, w in enumerate((*special, "a", "b"))}, unk_token="[UNK]")
+        models.WordLevel({w: i for i, w in enumerate((*special, "▁a", "▁b"))}, unk_token="[UNK]")
     )
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.pre_tokenizer = pre_tokenizers.Metaspace()
     roles = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
     return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="[SEP]", **roles)
 
@@ -62,18 +62,21 @@ def on_chip(tree, mesh):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), tree)
 
 
-def backbone_for(mesh, folder, tokenizer, **options):
-    """A golden model in bfloat16, its weights shapes on the chip."""
+def backbone_for(folder, tokenizer, **options):
+    """A golden model in bfloat16."""
     own = jax.default_backend
     jax.default_backend = lambda: "cpu"  # the weights are read here
     try:
         backbone = load_backbone(GOLDEN / folder, dtype="bfloat16", **options)
     finally:
         jax.default_backend = own
+    return dataclasses.replace(backbone, read_tokenizer=lambda: tokenizer)
+
+
+def moved(backbone, mesh):
+    """The same, its weights shapes on the chip."""
     module = dataclasses.replace(backbone.module, mesh=mesh, attention="pallas")
-    return dataclasses.replace(
-        backbone, module=module, mesh=mesh, params=on_chip(backbone.params, mesh), read_tokenizer=lambda: tokenizer
-    )
+    return dataclasses.replace(backbone, module=module, mesh=mesh, params=on_chip(backbone.params, mesh))
 
 
 def inputs():
@@ -111,7 +114,8 @@ def compiled_step(mesh, backbone, method, objective):
     experiment = build(jaxprompt.load_config(tree), backbone)
     shapes = jax.eval_shape(experiment.init_trainable)
     optimizer = make_optimizer(experiment.config.optimizer, 10, shapes)
-    frozen = {"params": backbone.params, "objective": None, "hard_prefix": None}
+    experiment = dataclasses.replace(experiment, backbone=moved(backbone, mesh))
+    frozen = {"params": experiment.backbone.params, "objective": None, "hard_prefix": None}
     step = make_train_step(experiment.forward(()), experiment.method, optimizer, frozen)
     state = jax.eval_shape(lambda trainable: init_state(trainable, optimizer), shapes)
     arguments = on_chip((state, batch_for(backbone)), mesh)
@@ -129,7 +133,7 @@ UNIFORM = {"init": {"type": "uniform"}}
 
 @pytest.mark.parametrize("folder", sorted(FOLDERS.values()))
 def test_a_train_step_of_every_architecture(mesh, folder, tokenizer):
-    backbone = backbone_for(mesh, folder, tokenizer)
+    backbone = backbone_for(folder, tokenizer)
     generates = backbone.causal or backbone.seq2seq
     method = {"name": "soft", **UNIFORM}
     program, state = compiled_step(mesh, backbone, method, "generation" if generates else "classifier")
@@ -152,7 +156,7 @@ def test_a_train_step_of_every_architecture(mesh, folder, tokenizer):
     ],
 )
 def test_a_train_step_of_every_kind(mesh, tokenizer, folder, method, objective, quantize):
-    backbone = backbone_for(mesh, folder, tokenizer, quantize=quantize)
+    backbone = backbone_for(folder, tokenizer, quantize=quantize)
     program, _ = compiled_step(mesh, backbone, method, objective)
     assert "tpu_custom_call" in check(program)
 
@@ -160,7 +164,7 @@ def test_a_train_step_of_every_kind(mesh, tokenizer, folder, method, objective, 
 @pytest.mark.parametrize("folder", ["stories260K", "gpt2", "t5"])
 def test_text_generation(mesh, tokenizer, folder):
     """The prompt's pass, and the loop of single tokens behind it."""
-    backbone = backbone_for(mesh, folder, tokenizer)
+    backbone = moved(backbone_for(folder, tokenizer), mesh)
     search = Search(max_new_tokens=8, eos=(2,))
     rows = jax.ShapeDtypeStruct((ROWS, SEQ), jnp.int32)
     lengths = jax.ShapeDtypeStruct((ROWS,), jnp.int32)
