@@ -25,77 +25,25 @@ from collections import Counter
 from pathlib import Path
 
 import common
-import flax.linen as nn
 import flops
 import hlo
 import jax
 import jax.numpy as jnp
 import prepare
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from models import SHAPES
+from drawn import abstract_backbone, placed
+from jax.sharding import AxisType
 from targets import TARGETS, Target, devices_of
-from workloads import WORKLOADS, Workload
+from workloads import WORKLOADS
 
 import jaxprompt
-from jaxprompt.backbone import Backbone
-from jaxprompt.backbone.load import DTYPES
 from jaxprompt.experiment.build import Experiment
 from jaxprompt.experiment.build import build as build_experiment
 from jaxprompt.experiment.data import TrainingData
-from jaxprompt.machine.sharding import MESH_AXES, param_shardings, replicated, row_sharding
-from jaxprompt.models import build as build_model
-from jaxprompt.models import init_params
-from jaxprompt.models.families import family_of
+from jaxprompt.machine.sharding import MESH_AXES, replicated, row_sharding
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import TrainState, make_train_step
 
 BATCHES = 8
-
-
-def abstract_backbone(workload: Workload, tokenizer, mesh, attention: str, unroll: bool, remat: str) -> Backbone:
-    """The backbone of a workload without weights: shapes in their place, laid out on the mesh."""
-    config_json = SHAPES[workload.model]
-    family = family_of(config_json["model_type"])
-    # The stored names by which a family knows what a model has.
-    weights = {"decoder.final_layer_norm.weight"}
-    if not config_json.get("tie_word_embeddings", True):
-        weights.add("lm_head.weight")
-    config = family.translate(dict(config_json), weights)
-    module = build_model(config, DTYPES[workload.dtype], remat, mesh, attention)
-    boxed = jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
-    params = jax.tree.map(placed, nn.meta.unbox(boxed), param_shardings(boxed, mesh))
-    return Backbone(
-        ref=workload.model,
-        family=family.name,
-        config=config,
-        module=module,
-        params=unstacked(params) if unroll else params,
-        mesh=mesh,
-        fingerprint="0" * 16,
-        dtype=module.dtype,
-        read_tokenizer=lambda: tokenizer,
-    )
-
-
-def placed(x, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-    """The shape of an array, on devices."""
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-
-def unstacked(params):
-    """As `models.stack.unstack`, of shapes."""
-    if not isinstance(params, dict):
-        return params
-    apart = {name: unstacked(tree) for name, tree in params.items()}
-    if "layers" in apart:
-
-        def one(x):
-            spec = PartitionSpec(*x.sharding.spec[1:])
-            return jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=NamedSharding(x.sharding.mesh, spec))
-
-        count = jax.tree.leaves(apart["layers"])[0].shape[0]
-        apart["layers"] = dict.fromkeys(map(str, range(count)), jax.tree.map(one, apart["layers"]))
-    return apart
 
 
 @functools.cache

@@ -1,7 +1,7 @@
-"""jaxprompt's side of `vs_peft.py`, by the library's ordinary path: config, data, train step."""
+"""jaxprompt's side of `vs_peft.py` and `card.py`, by the library's ordinary path: config, data, train step."""
 
+import dataclasses
 import itertools
-import json
 import sys
 import time
 from pathlib import Path
@@ -10,35 +10,63 @@ import common
 import flops
 import jax
 import numpy as np
+import trace_shares as trace
 import worker
-from prepare import config_tree
+from drawn import drawn_backbone
+from prepare import config_tree, read_workload
+from transformers import AutoTokenizer
+from workloads import Workload
 
 import jaxprompt
-from jaxprompt.experiment.build import build
+from jaxprompt.backbone import Backbone
+from jaxprompt.experiment.build import build, configured_backbone
 from jaxprompt.experiment.data import TrainingData
+from jaxprompt.machine import compiler
 from jaxprompt.machine.host import keep_freed_memory
-from jaxprompt.machine.sharding import replicated, row_sharding
+from jaxprompt.machine.sharding import make_mesh, replicated, row_sharding
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import init_state, make_train_step
 from jaxprompt.types import Batch
 
 
 class Side:
-    """One workload."""
+    """One workload at a time."""
 
     def __init__(self, folder: Path):
-        self.folder, self.workload = folder, json.loads((folder / "workload.json").read_text())
+        self.folder, self._made = folder, {}
 
-    def setup(self, remat: str | None, attention: str, unroll: bool | None, accumulate: int, steps: int) -> dict:
+    def setup(
+        self,
+        remat: str | None,
+        attention: str,
+        unroll: bool | None,
+        accumulate: int,
+        steps: int,
+        folder: str | None = None,
+        drawn: bool = False,
+        options: dict | None = None,
+    ) -> dict:
         """Loads everything and compiles for the batches of `steps` steps.
 
         Writes the starting values to init.npz and each step's row numbers to batches.npy, for the other side.
+
+        Args:
+          folder: of another workload; a model that both have is kept.
+          drawn: the weights are drawn on the devices, not read.
+          options: of the compiler, in place of the library's own.
         """
-        work = self.workload
+        self.folder = Path(folder or self.folder)
+        work = self.workload = read_workload(self.folder)
+        if options is not None:
+            compiler.GPU_OPTIONS = options
+            compiler.options.cache_clear()
         tree = config_tree(work, str(self.folder / "rows.jsonl")) | {"attention": attention, "unroll": unroll}
         tree["train"] |= {"accumulate": accumulate, "steps": steps} | ({} if remat is None else {"remat": remat})
         config = jaxprompt.load_config(tree)
-        experiment = build(config)
+        start = time.perf_counter()
+        experiment = build(config, self._backbone(config, drawn))
+        jax.block_until_ready(experiment.backbone.params)
+        loading = time.perf_counter() - start
         self.data = TrainingData.load(experiment)
         self.trainable = experiment.init_trainable()
         optimizer = make_optimizer(config.optimizer, steps, self.trainable)
@@ -52,28 +80,20 @@ class Side:
             self.trainable = {**self.trainable, "head": head}
         self.fresh = lambda: jax.device_put(init_state(self.trainable, optimizer), replicated(mesh))
         self.save(self.folder / "init.npz", self.trainable)
-        shapes, compiling = set(), 0.0
         batches = [batch for batch, _ in zip(self.data.train_batches(0), range(steps), strict=False)]
         per_step = [[batch] if isinstance(batch, Batch) else batch for batch in batches]
         numbers = [np.concatenate([part.index[part.index >= 0] for part in parts]) for parts in per_step]
         np.save(self.folder / "batches.npy", np.stack(numbers))
         self.reset()
-        for batch, parts in zip(batches, per_step, strict=True):
-            shape = tuple(part.inputs.ids.shape for part in parts)
-            if shape not in shapes:
-                shapes.add(shape)
-                took = []
-                for _ in range(2):
-                    start = time.perf_counter()
-                    self.state, _ = self.step(self.state, self.place(batch))
-                    jax.block_until_ready(self.state)
-                    took.append(time.perf_counter() - start)
-                compiling += max(took[0] - took[1], 0.0)
+        compiling = [self._first(batch) for batch in self._new_shapes(batches, per_step)]
         self.reset()
         parts = list(itertools.chain(*per_step))
         counts = [flops.step_flops(experiment, self.data.hoisted, part) for part in parts]
         return {
-            "compile_seconds": compiling,
+            "loading_seconds": loading,
+            "compile_seconds": sum(compiling),
+            "compile_seconds_each": compiling,
+            "options": compiler.options(),
             "row_shapes": sorted({_shape(part) for part in parts}),
             "hoisted": len(self.data.hoisted),
             "real_tokens_per_step": sum(count.tokens for count in counts) / steps,
@@ -81,11 +101,44 @@ class Side:
             "matmul_flops_per_second": common.matmul_flops_per_second(work["dtype"]),
             "flops_per_step": sum(count.total for count in counts) / steps,
             "remat": config.train.remat,
-            "attention": attention,
+            "attention": experiment.backbone.module.attention,
             "unroll": experiment.backbone.unrolled,
             "accumulate": accumulate,
             "devices": common.jax_devices(),
         }
+
+    def _backbone(self, config: jaxprompt.Config, drawn: bool) -> Backbone:
+        """The config's, or the last one if it is the same."""
+        key = (config.model, config.dtype, config.attention, config.unroll, config.train.remat, drawn)
+        if key not in self._made:
+            self._made = {}  # the last one's memory is needed
+            if drawn:
+                work = Workload(**{f.name: self.workload[f.name] for f in dataclasses.fields(Workload)})
+                work = dataclasses.replace(work, model=self.workload["shape"])
+                tokenizer = AutoTokenizer.from_pretrained(config.model)
+                how = config.attention, bool(config.unroll), config.train.remat
+                self._made = {key: drawn_backbone(work, tokenizer, make_mesh(), *how)}
+            else:
+                self._made = {key: configured_backbone(config)}
+        return self._made[key]
+
+    @staticmethod
+    def _new_shapes(batches: list, per_step: list) -> list:
+        """The first batch of each shape."""
+        first = {}
+        for batch, parts in zip(batches, per_step, strict=True):
+            first.setdefault(tuple(part.inputs.ids.shape for part in parts), batch)
+        return list(first.values())
+
+    def _first(self, batch) -> float:
+        """Seconds by which a first step of a shape is longer than a second one."""
+        took = []
+        for _ in range(2):
+            start = time.perf_counter()
+            self.state, _ = self.step(self.state, self.place(batch))
+            jax.block_until_ready(self.state)
+            took.append(time.perf_counter() - start)
+        return max(took[0] - took[1], 0.0)
 
     def reset(self) -> None:
         """Back to the start: the same state, the first batch."""
@@ -101,6 +154,13 @@ class Side:
             pending.append(figures["loss"])
         jax.block_until_ready((self.state, pending))
         return {"seconds": (time.perf_counter() - start) / steps, "losses": [float(loss) for loss in pending]}
+
+    def profile(self, steps: int, folder: str) -> dict:
+        """What the device does in a step."""
+        jax.profiler.start_trace(folder)
+        found = self.round(steps)
+        jax.profiler.stop_trace()
+        return {"seconds": found["seconds"], **trace.shares(Path(folder), steps)}
 
     def finish(self, path: str) -> dict:
         """Writes what was learned."""

@@ -23,6 +23,10 @@ SHAPES: dict[str, dict] = {
         **{**LLAMA, "vocab_size": 32000, "hidden_size": 1024, "num_hidden_layers": 16, "num_attention_heads": 16},
         **{"num_key_value_heads": 4, "intermediate_size": 2816, "max_position_embeddings": 2048},
     },
+    "llama-tiny": {
+        **{**LLAMA, "vocab_size": 2000, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
+        **{"num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 128, "max_position_embeddings": 8192},
+    },
     "llama32-3b": {
         **{**LLAMA, "vocab_size": 128256, "hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 24},
         **{"num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 8192, "max_position_embeddings": 8192},
@@ -33,26 +37,39 @@ DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout_rate", "hidden_d
 DROPOUTS += ("attention_probs_dropout_prob", "attention_dropout")
 
 
-def save_model(shape: str, folder: Path, dtype: str = "float32", seed: int = 0) -> None:
-    """Writes a model of a shape in Hugging Face files, its weights drawn by a seed."""
-    import torch
+def _config(shape: str):
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
     settings = dict(SHAPES[shape])
     config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
     for name in DROPOUTS:
         if hasattr(config, name):
             setattr(config, name, 0.0)
     config.pad_token_id, config.bos_token_id, config.eos_token_id = 0, None, 1
+    return config
+
+
+def save_config(shape: str, folder: Path) -> None:
+    """Writes the config.json of a model of a shape."""
+    _config(shape).save_pretrained(folder)
+
+
+def save_model(shape: str, folder: Path, dtype: str = "float32", seed: int = 0, device: str = "cpu") -> None:
+    """Writes a model of a shape in Hugging Face files, its weights drawn by a seed."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    config = _config(shape)
     classes = {
         "t5": transformers.AutoModelForSeq2SeqLM,
         "bert": transformers.AutoModel,
     }
     torch.manual_seed(seed)
-    model = classes.get(config.model_type, transformers.AutoModelForCausalLM).from_config(
-        config, dtype=getattr(torch, dtype)
-    )
+    with torch.device(device):
+        model = classes.get(config.model_type, transformers.AutoModelForCausalLM).from_config(
+            config, dtype=getattr(torch, dtype)
+        )
     model.save_pretrained(folder)
 
 

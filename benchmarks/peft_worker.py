@@ -1,9 +1,9 @@
-"""PEFT's side of `vs_peft.py`: the same rows, tokenised and padded by itself, with PEFT's and transformers' models.
+"""PEFT's side of `vs_peft.py` and `card.py`: the same rows, tokenised and padded by itself, with PEFT's and transformers' models.
 
 A setting is how attention is computed ("sdpa", "eager"), "-causal" where no mask is given to a decoder (padding is
 on the right, so that causal attention never reaches it), and "-compile" for torch.compile.
 
-Logits are computed at the scored positions only (`logits_to_keep`), which is less than the usual path with `labels`.
+Logits are computed at the scored positions only, which is less than the usual path with `labels`.
 """
 
 import importlib.util
@@ -22,23 +22,28 @@ import torch.nn.functional as F
 import transformers
 import worker
 from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from prepare import read_workload
 
 warnings.filterwarnings("ignore", category=FutureWarning)
 transformers.utils.logging.disable_progress_bar()
 
 
 class Side:
-    """One workload."""
+    """One workload at a time."""
 
     def __init__(self, folder: Path):
-        self.folder, work = folder, json.loads((folder / "workload.json").read_text())
-        self.work, self.length = work, work["prompt_length"]
         self.device = os.environ.get("TORCH_DEVICE", "cpu")
         if self.device == "cuda":
             torch.cuda.set_per_process_memory_fraction(float(os.environ.get("MEMORY_SHARE", "1")))
             torch.set_float32_matmul_precision("high")  # as JAX by default
         else:
             torch.set_num_threads(int(os.environ.get("TORCH_THREADS") or len(os.sched_getaffinity(0))))
+        self._base, self._base_of, self._keep = None, None, None
+        self._open(folder)
+
+    def _open(self, folder: Path) -> None:
+        self.folder, work = folder, read_workload(folder)
+        self.work, self.length = work, work["prompt_length"]
         self.model_folder = _folder(work["model"])
         self.family = json.loads((self.model_folder / "config.json").read_text())["model_type"]
         self.classifier = work["objective"] == "classifier"
@@ -83,14 +88,16 @@ class Side:
         names = ["sdpa", *causal, "eager"]
         return {"settings": [*names, *(f"{name}-compile" for name in names if name != "eager")] if compiled else names}
 
-    def setup(self, setting: str, accumulate: int) -> dict:
-        """Loads the model; the prompt starts from init.npz, and the rows of each step are those of batches.npy."""
-        work = self.work
-        classes = {"t5": transformers.AutoModelForSeq2SeqLM, "bert": transformers.AutoModel}
-        model = classes.get(self.family, transformers.AutoModelForCausalLM).from_pretrained(
-            self.model_folder, dtype=getattr(torch, work["dtype"]), attn_implementation=setting.split("-")[0]
-        )
-        model.config.use_cache = False
+    def setup(self, setting: str, accumulate: int, folder: str | None = None) -> dict:
+        """Loads the model; the prompt starts from init.npz, and the rows of each step are those of batches.npy.
+
+        Args:
+          folder: of another workload; a model that both have is kept.
+        """
+        if folder is not None:
+            self._open(Path(folder))
+        work, start = self.work, time.perf_counter()
+        model = self._loaded(setting.split("-")[0])
         task = "SEQ_2_SEQ_LM" if self.seq2seq else "FEATURE_EXTRACTION" if self.classifier else "CAUSAL_LM"
         method = PrefixTuningConfig if work["method"] == "prefix" else PromptTuningConfig
         config = method(task_type=task, num_virtual_tokens=self.length, num_transformer_submodules=1)
@@ -108,12 +115,37 @@ class Side:
         self.reset()
         trained = [name for name, p in self.model.named_parameters() if p.requires_grad]
         return {
+            "loading_seconds": time.perf_counter() - start,
             "setting": setting,
             "device": torch.cuda.get_device_name() if self.device == "cuda" else "cpu",
             "accumulate": accumulate,
             "trained": trained,
             "padded_tokens_per_step": self._area(),
         }
+
+    def _loaded(self, attention: str):
+        """The frozen model, or the last one if it is the same."""
+        key = (self.model_folder, self.work["dtype"], attention)
+        if self._base_of != key:
+            self.model = self._base = None  # the last one's memory is needed
+            classes = {"t5": transformers.AutoModelForSeq2SeqLM, "bert": transformers.AutoModel}
+            model = classes.get(self.family, transformers.AutoModelForCausalLM).from_pretrained(
+                self.model_folder, dtype=getattr(torch, self.work["dtype"]), attn_implementation=attention
+            )
+            model.config.use_cache = False
+            if not (self.seq2seq or self.classifier):
+                # As `logits_to_keep`, which takes no mask of positions in some versions of transformers.
+                model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (self._kept(*given),))
+            self._base, self._base_of = model.to(self.device), key
+        return self._base
+
+    def _kept(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The hidden states at the positions `self._keep`: `[rows, n]` of them, or a mask of all; None: all."""
+        if self._keep is None:
+            return hidden
+        if self._keep.dtype == torch.bool:
+            return hidden[self._keep]
+        return hidden.gather(1, self._keep[:, :, None].expand(-1, -1, hidden.shape[-1]))
 
     def _area(self) -> float:
         generates = self.work["objective"] == "generation"
@@ -213,9 +245,10 @@ class Side:
 
     def _decoder_logits(self, ids, mask, keep) -> torch.Tensor:
         """Logits at the positions `keep`, the prompt counted: `[rows, n]` of them, or a mask of all."""
+        self._keep = keep
         mask = None if self.setting.startswith("sdpa-causal") else mask
         if not self.ahead:
-            return self.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep).logits
+            return self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         rows = len(ids)
         words = self.model.word_embeddings
         ahead = words(torch.tensor(self.ahead, device=self.device)).expand(rows, -1, -1)
@@ -223,7 +256,7 @@ class Side:
         embeds = torch.cat([ahead, prompt, words(ids)], dim=1)
         mask = None if mask is None else F.pad(mask, (self.front, 0), value=1)
         base = self.model.get_base_model()
-        return base(inputs_embeds=embeds, attention_mask=mask, use_cache=False, logits_to_keep=keep).logits
+        return base(inputs_embeds=embeds, attention_mask=mask, use_cache=False).logits
 
     def _class_logits(self, ids, mask) -> torch.Tensor:
         """Logits of the linear head on the mean over the text's tokens."""

@@ -13,17 +13,20 @@ from workloads import Workload
 MINIMUM_STEPS = 64
 
 
-def prepare(name: str, workload: Workload, data_root: Path, work: Path, steps: int) -> Path:
+def prepare(name: str, workload: Workload, data_root: Path, work: Path, steps: int, weights: bool = True) -> Path:
     """Returns the folder of a workload, which is made if it is not there.
 
     Args:
       data_root: folder of the data sets.
       work: where models and rows are kept; they depend on nothing but the arguments.
       steps: how many different batches there are at least.
+      weights: whether those of a model of known shape are drawn, too (`draw_weights`).
     """
     settings = dataclasses.asdict(workload) | {"batches": max(steps, MINIMUM_STEPS)}
     folder = work / f"{name}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
     if (folder / "workload.json").exists():
+        if weights:
+            draw_weights(folder)
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     rows = shuffled_rows(workload, data_root)
@@ -37,9 +40,20 @@ def prepare(name: str, workload: Workload, data_root: Path, work: Path, steps: i
     count = min(len(rows), settings["batches"] * workload.batch_size)
     with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows[:count])
-    settings |= {"name": name, "model": model, "template": template, "prompt_length": workload.prompt_length}
+    settings |= {"name": name, "model": model, "shape": workload.model, "template": template}
+    settings |= {"prompt_length": workload.prompt_length}
     (folder / "workload.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    if weights:
+        draw_weights(folder)
     return folder
+
+
+def draw_weights(folder: Path, device: str = "cpu") -> None:
+    """Makes the weights of a workload's model, unless they are there or it is a real one."""
+    settings = read_workload(folder)
+    model = Path(settings["model"])
+    if settings["shape"] in models.SHAPES and not list(model.glob("model*.safetensors")):
+        models.save_model(settings["shape"], model, settings["dtype"], device=device)
 
 
 def config_tree(settings: dict, data: str | list[dict]) -> dict:
@@ -77,9 +91,17 @@ def _model(workload: Workload, rows: list[dict], work: Path):
         return workload.model, None
     folder = work / f"{workload.model}-{workload.data}-{workload.dtype}"
     if not (folder / "tokenizer.json").exists():
-        models.save_model(workload.model, folder, workload.dtype)
+        models.save_config(workload.model, folder)
         make_tokenizer(workload, rows).save_pretrained(folder)
-    return str(folder.resolve()), AutoTokenizer.from_pretrained(folder)
+    return f"../{folder.name}", AutoTokenizer.from_pretrained(folder)
+
+
+def read_workload(folder: Path) -> dict:
+    """The settings of a workload's folder, which may have been moved since."""
+    settings = json.loads((folder / "workload.json").read_text(encoding="utf-8"))
+    if settings["model"].startswith("../"):
+        settings["model"] = str((folder / settings["model"]).resolve())
+    return settings
 
 
 def make_tokenizer(workload: Workload, rows: list[dict]):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 import traceback
@@ -43,13 +44,21 @@ class Worker:
             self._process.kill()
             self._process.wait()
 
-    def __call__(self, do: str, **arguments: Any) -> dict:
-        """Has the worker do something; returns its answer, raises WorkerError."""
+    def __call__(self, do: str, limit: float | None = None, **arguments: Any) -> dict:
+        """Has the worker do something; returns its answer, raises WorkerError.
+
+        Args:
+          limit: seconds, after which the worker is killed.
+        """
         try:
             self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise WorkerError(f"{self._script} ended") from None
+        # An answer is one line, written whole.
+        if limit is not None and not select.select([self._process.stdout], [], [], limit)[0]:
+            self._process.kill()
+            raise WorkerError(f"{self._script}: {do} took longer than {limit:.0f} s")
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()

@@ -98,6 +98,14 @@ WORKLOADS = {
         "llama-boolq": _boolq(8),
         "llama-boolq-batch32": _boolq(32),
     },
+    "tiny": {
+        "tiny-llama": Workload(
+            "llama-tiny", "long", "{soft:20} {text} Answer: {target}", "generation", 4, dtype="bfloat16"
+        ),
+        "tiny-llama-batch8": Workload(
+            "llama-tiny", "long", "{soft:20} {text} Answer: {target}", "generation", 8, dtype="bfloat16"
+        ),
+    },
     "gpu": {
         "llama32-3b-soft200": _llama(200, 4),
         "llama32-3b-soft20": _llama(20, 4),

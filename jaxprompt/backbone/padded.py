@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.errors import InputError
+from jaxprompt.machine import compiler
 from jaxprompt.text.templates import Soft, Target, Template, ToDecoder, parse_template
 from jaxprompt.types import Inputs, Prefix, prefix_length
 
@@ -164,7 +165,7 @@ def _with_soft(module, inputs: Inputs, length: int) -> Inputs:
     return Inputs(*joined)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(compiler.jit, static_argnums=(0, 1))
 def _forward(module, with_head, params, ids, mask, soft, prefix):
     """Hidden states or logits at the tokens of unpacked, padded rows."""
     variables, ahead = {"params": params}, 0
@@ -179,7 +180,7 @@ def _forward(module, with_head, params, ids, mask, soft, prefix):
     return module.apply(variables, hidden, method="logits") if with_head else hidden
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(compiler.jit, static_argnums=(0, 1))
 def _translate(module, with_head, params, ids, mask, targets, soft, prefix, source_prefix):
     """Hidden states or logits of an encoder-decoder at `targets`."""
     variables = {"params": params}

@@ -68,11 +68,12 @@ def plan_rows(
     row_multiple: int = 1,
     max_length: int | None = None,
     width: int = 768,
+    another: float = 0.0,
 ) -> RowPlan:
     """Chooses static shapes by packing the first batches of an order.
 
-    The row length and two row counts are those of least expected cost, for a cost of a token that grows with the
-    length of its row. The larger row count holds every batch tried. A rare batch that needs more rows grows to a third
+    The row length and one or two row counts are those of least expected cost, for a cost of a token that grows with the
+    length of its row. The larger row count holds every batch tried. A rare batch that needs more rows grows to another
     (see `RowPlan.rows_for`).
 
     Args:
@@ -80,6 +81,7 @@ def plan_rows(
       order: which of them make up each batch.
       max_length: the longest row to consider; by default 4 times the longest example, at least 256.
       width: of the model's hidden states; the wider, the less attention costs beside the rest.
+      another: what a second row count costs, as so many tokens more in every batch.
     """
     sizes, batch_size = _sizes(examples), order.batch_size
     longest = int(sizes[:, 0].max())
@@ -90,9 +92,9 @@ def plan_rows(
     extras = _extras(examples)
     # Whole numbers first: the series may start a little above the longest, and would lose 8 tokens a row.
     candidates = np.unique(_round_up(np.geomspace(longest, limit, ROW_LENGTHS_COMPARED).round(), 8)).tolist()
-    attended = ATTENTION_WIDTHS * width
-    length = min(candidates, key=lambda length: _plan_length(length, sizes, few, row_multiple, extras, attended)[0])
-    return _plan_length(length, sizes, draws, row_multiple, extras, attended)[1]
+    how = sizes, row_multiple, extras, ATTENTION_WIDTHS * width, another
+    length = min(candidates, key=lambda length: _plan_length(length, few, *how)[0])
+    return _plan_length(length, draws, *how)[1]
 
 
 def plan_separate(examples: Sequence[Encoded], batch_size: int, *, row_multiple: int = 1) -> RowPlan:
@@ -109,7 +111,7 @@ def _row_plan(length, rows, row_multiple, slots, targets, decoder, extras) -> Ro
     return RowPlan(decoder, rows, row_multiple, slots, targets, *extras, source_length=length)
 
 
-def _plan_length(length, sizes, draws, row_multiple, extras, attended) -> tuple[float, RowPlan]:
+def _plan_length(length, draws, sizes, row_multiple, extras, attended, another) -> tuple[float, RowPlan]:
     """Returns the expected cost of a batch in rows of one length, and the plan.
 
     Args:
@@ -122,11 +124,15 @@ def _plan_length(length, sizes, draws, row_multiple, extras, attended) -> tuple[
     targets, decoder = _round_up(np.maximum(covered, sizes[:, 1:].max(axis=0)), 8).tolist()
     counts = np.array([len(assign(sizes[draw], slots, (length, targets, decoder))) for draw in draws])
     counts = _round_up(counts, row_multiple)
-    large = int(counts.max())
-    expected = {small: float(np.where(counts <= small, small, large).mean()) for small in np.unique(counts).tolist()}
+    large, tokens = int(counts.max()), length * (1 + length / attended) + decoder
+    expected = {
+        small: tokens * float(np.where(counts <= small, small, large).mean()) + (another if small < large else 0.0)
+        for small in np.unique(counts).tolist()
+    }
     small = min(expected, key=expected.get)
-    cost = expected[small] * (length * (1 + length / attended) + decoder)
-    return cost, _row_plan(length, tuple(sorted({small, large})), row_multiple, slots, targets, decoder, extras)
+    return expected[small], _row_plan(
+        length, tuple(sorted({small, large})), row_multiple, slots, targets, decoder, extras
+    )
 
 
 def assign(sizes: np.ndarray, slots: int, limits: Sequence[int]) -> list[list[int]]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 
 from jaxprompt.data.loader import Loader
@@ -20,6 +21,11 @@ from jaxprompt.text.encoded import Encoded
 from jaxprompt.text.hoisting import drop_prefix, hoist_length
 from jaxprompt.text.labels import UNLABELLED
 from jaxprompt.text.templates import check_fields
+
+# What a program more costs on an accelerator, and what one device computes meanwhile: roughly, for a choice that matters
+# only where it is clear.
+COMPILE_SECONDS = 10.0
+FLOPS_PER_SECOND = 3e14
 
 
 @dataclass(frozen=True)
@@ -143,10 +149,30 @@ def make_loader(experiment: Experiment, examples: list[Encoded], batch_size: int
     if parts > 1:
         order = Parts(order, parts)
     if data.packing:
-        plan = plan_rows(examples, order, row_multiple=multiple, width=experiment.backbone.hidden_size)
+        plan = plan_rows(
+            examples,
+            order,
+            row_multiple=multiple,
+            width=experiment.backbone.hidden_size,
+            another=_another_shape(experiment),
+        )
     else:
         plan = plan_separate(examples, order.batch_size, row_multiple=multiple)
     return Loader(examples, order, plan, experiment.objective.num_words)
+
+
+def _another_shape(experiment: Experiment) -> float:
+    """What compiling for another row count costs on an accelerator, as tokens in every batch of the run.
+
+    On a CPU, where a step takes as long as its compilation, nothing.
+    """
+    backbone = experiment.backbone
+    if backbone.mesh.devices.flat[0].platform == "cpu":
+        return 0.0
+    # Forward, and backward to the inputs alone.
+    flops_per_token = 4 * sum(leaf.size for leaf in jax.tree.leaves(backbone.params))
+    tokens = COMPILE_SECONDS * FLOPS_PER_SECOND * backbone.mesh.size / flops_per_token
+    return tokens / max(experiment.config.train.steps, 1)
 
 
 def evaluation_data(experiment: Experiment, examples: list[Encoded]) -> EvaluationData:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxprompt.machine import compiler
 from jaxprompt.types import Inputs, Prefix, prefix_length
 
 # What an impossible hypothesis scores. Finite, so that sums of it stay ordered.
@@ -96,7 +97,7 @@ class _Model:
         return self.backbone.module == other.backbone.module
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(compiler.jit, static_argnums=(0, 1))
 def _decode(model, search, params, ids, lengths, soft, prefix, source, source_prefix, key):
     backbone = model.backbone
     memory = None

@@ -18,6 +18,7 @@ from jaxprompt.data.sources import Source
 from jaxprompt.errors import InputError, not_finite, within_memory
 from jaxprompt.experiment.build import context_encoder
 from jaxprompt.inference.decode import Search, decode
+from jaxprompt.machine import compiler
 from jaxprompt.prompts import Prompt
 from jaxprompt.text.layout import split_sides
 from jaxprompt.text.tokens import text_tokenizer, whole_ids
@@ -318,7 +319,7 @@ def _prefix(backbone, hoisted, soft, prefix: Prefix | None) -> Prefix | None:
     """The learned prefix, and behind it what all contexts share."""
     if not hoisted:
         return prefix
-    return jax.jit(backbone.prefill)(backbone.params, jnp.asarray(hoisted), soft=soft, prefix=prefix)
+    return compiler.jit(backbone.prefill)(backbone.params, jnp.asarray(hoisted), soft=soft, prefix=prefix)
 
 
 def _text(backbone, context: Sequence[int], tokens: np.ndarray, search: Search) -> str:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from pydantic import Field, PositiveInt, model_validator
 
 from jaxprompt.errors import InputError
+from jaxprompt.machine import compiler
 from jaxprompt.methods.base import Start
 from jaxprompt.options import Options
 from jaxprompt.prompts import load_prompt
@@ -88,7 +89,7 @@ def prefix_arrays(
         arrays = [file_array(init.path, name, shape) for name in names]
     else:
         ids = _token_ids(init, key, shape[1], start)
-        prefix = jax.jit(start.backbone.keys_values)(start.backbone.params, jnp.asarray(ids))
+        prefix = compiler.jit(start.backbone.keys_values)(start.backbone.params, jnp.asarray(ids))
         arrays = [prefix.keys, prefix.values]
     return {name: jnp.asarray(array, jnp.float32) for name, array in zip(names, arrays, strict=True)}
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxprompt.errors import InputError, listed, not_finite
+from jaxprompt.machine import compiler
 from jaxprompt.metrics import Metric
 from jaxprompt.scoring.forward import Forward
 from jaxprompt.types import Batch, Conditioning, Scores
@@ -98,8 +99,8 @@ def make_eval_step(forward: Forward, frozen: dict | None = None) -> Callable[[Co
     """Returns `evaluate(conditioning, head, batch) -> Scores`, compiled; frozen parameters as in `make_train_step`."""
     frozen = forward.frozen() if frozen is None else frozen
 
-    @jax.jit
     def eval_step(frozen, conditioning, head, batch):
         return forward(conditioning, head, frozen, batch)
 
+    eval_step = compiler.jit(eval_step)
     return lambda conditioning, head, batch: eval_step(frozen, conditioning, head, batch)

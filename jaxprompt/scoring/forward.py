@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from jaxprompt.machine import compiler
 from jaxprompt.objectives import Objective, Vocabulary
 from jaxprompt.text.hoisting import split_constant
 from jaxprompt.types import Batch, Conditioning, Scores
@@ -31,7 +32,7 @@ class Forward:
         hard, _ = split_constant(self.hoisted, backbone.vocab_size)
         if hard.size:
             # The compiler sees no gradient through this: constant text before the prompt costs no backward pass.
-            frozen["hard_prefix"] = jax.jit(backbone.prefill)(backbone.params, jnp.asarray(hard))
+            frozen["hard_prefix"] = compiler.jit(backbone.prefill)(backbone.params, jnp.asarray(hard))
         return frozen
 
     def __call__(self, conditioning: Conditioning, head: dict, frozen: dict, batch: Batch) -> Scores:

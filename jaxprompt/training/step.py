@@ -1,13 +1,13 @@
 """The pure train step. No I/O here."""
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
+from jaxprompt.machine import compiler
 from jaxprompt.methods import Method, fold
 from jaxprompt.scoring.forward import Forward
 from jaxprompt.types import Batch
@@ -68,15 +68,15 @@ def make_train_step(
         )
         return state, {"loss": loss * scale, "count": count, "grad_norm": optax.tree.norm(grads)}
 
-    @partial(jax.jit, donate_argnames="state")
     def train_step(frozen, state, batch):
         return update(state, gradient(frozen, state.trainable, batch))
 
-    @partial(jax.jit, donate_argnames="total")
     def add_gradient(frozen, trainable, total, batch):
         return jax.tree.map(jnp.add, total, gradient(frozen, trainable, batch))
 
-    first_gradient, apply_update = jax.jit(gradient), jax.jit(update, donate_argnames="state")
+    train_step = compiler.jit(train_step, donate_argnames="state")
+    add_gradient = compiler.jit(add_gradient, donate_argnames="total")
+    first_gradient, apply_update = compiler.jit(gradient), compiler.jit(update, donate_argnames="state")
 
     def step(state: TrainState, batch: Batch | list[Batch]) -> tuple[TrainState, dict]:
         if isinstance(batch, Batch):

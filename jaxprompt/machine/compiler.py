@@ -1,0 +1,47 @@
+"""How XLA compiles this library's programs: options of each program, never of the environment."""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+log = logging.getLogger("jaxprompt")
+
+# On an NVIDIA GPU.
+GPU_OPTIONS: dict[str, Any] = {}
+
+
+@functools.cache
+def options() -> dict[str, Any]:
+    """The options for this process's devices, less those that its XLA does not know."""
+    known = dict(GPU_OPTIONS) if jax.default_backend() == "gpu" else {}
+    if known and not _takes(known):
+        for name in list(known):
+            if not _takes({name: known[name]}):
+                log.info(f"this XLA has no option {name}: left out")
+                del known[name]
+    return known
+
+
+def _takes(some: dict[str, Any]) -> bool:
+    try:
+        jax.jit(lambda x: x, compiler_options=some).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "INVALID_ARGUMENT" not in str(error):
+            raise
+        return False
+    return True
+
+
+def jit(function: Callable, **arguments: Any) -> Callable:
+    """As `jax.jit`, by these options; they are looked up when it is first called, since JAX then asks for devices."""
+    made = functools.cache(lambda: jax.jit(function, compiler_options=options(), **arguments))
+
+    @functools.wraps(function)
+    def call(*values, **named):
+        return made()(*values, **named)
+
+    call.lower = lambda *values, **named: made().lower(*values, **named)
+    return call
