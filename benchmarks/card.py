@@ -5,14 +5,17 @@
     python benchmarks/card.py --minutes 8 --work-dir WORK --only compile step
     python benchmarks/card.py --minutes 8 --data-root DATA --work-dir WORK --dry     # the whole of it on a CPU, tiny
 
-Every measurement runs in processes of its own with a time limit; its result is printed and written when it is there, so
-that a run that is cut off keeps what it has. Writes results/card_NAME.jsonl and .md.
+compile: the first step by what XLA is told. step: the same steps in PEFT and in jaxprompt. profile: the kernels of a
+step. cold: 300 steps from the command to the saved prompt. others: more models. generate: text. checks: the tests marked
+`gpu`. Every measurement runs in processes of its own with a time limit; its result is printed and written when it is
+there, so that a run that is cut off keeps what it has. Writes results/card_NAME.jsonl and .md.
 """
 
 import argparse
-import contextlib
+import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,42 +24,49 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import common
-from prepare import draw_weights, prepare
+from card_table import report
+from prepare import config_tree, draw_weights, prepare, read_workload
 from vs_peft import agreement
 from worker import Worker, WorkerError
 from workloads import WORKLOADS
 
 OURS, THEIRS = "jaxprompt_worker.py", "peft_worker.py"
+ROOT = Path(__file__).parents[1]
 # Different batches of each workload; as many as `prepare` makes at least.
 STEPS = 64
+ROUNDS = 5
 NO_TRITON = {"xla_gpu_enable_triton_gemm": False}
-UNTUNED = {**NO_TRITON, "xla_gpu_autotune_level": 0}
 NO_FUSION = {"xla_gpu_experimental_enable_fusion_autotuner": False}
+UNTUNED = {**NO_TRITON, "xla_gpu_autotune_level": 0}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """How XLA compiles a train step."""
+    """How XLA compiles a train step; `options` None: as the library asks for."""
 
     attention: str
     unroll: bool
-    options: dict
+    options: dict | None
 
     @property
     def name(self) -> str:
-        said = " ".join(f"{k.removeprefix('xla_gpu_')}={v}" for k, v in self.options.items())
-        return f"{self.attention}, {'unrolled' if self.unroll else 'loop'}, {said or 'as XLA does'}"
+        options = self.options or {}
+        said = " ".join(f"{k.removeprefix('xla_gpu_')}={v}" for k, v in options.items())
+        default = "our options" if self.options is None else "as XLA does"
+        return f"{self.attention}, {'unrolled' if self.unroll else 'loop'}, {said or default}"
 
 
+# What is most likely to be chosen first: there may be no time for the last.
 VARIANTS = (
+    Variant("cudnn", False, None),
     Variant("cudnn", False, UNTUNED),
-    Variant("cudnn", True, UNTUNED),
-    Variant("cudnn", False, NO_TRITON),
-    Variant("cudnn", False, {**NO_TRITON, **NO_FUSION}),
-    Variant("xla", False, UNTUNED),
-    Variant("cudnn", True, {**NO_TRITON, **NO_FUSION}),
+    Variant("cudnn", True, None),
+    Variant("cudnn", False, NO_FUSION),
+    Variant("xla", False, None),
     Variant("cudnn", False, {}),
 )
+# What else is run against PEFT, by which of its settings and with which share of the memory for either.
+OTHERS = {"gpt2-large-soft100": "sdpa-causal", "bert-large-soft20": "sdpa", "t5-v1_1-xl-soft100": "sdpa"}
 
 
 class Card:
@@ -64,10 +74,14 @@ class Card:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.deadline = args, time.monotonic() + 60 * args.minutes
-        # The steps are worth more than the last of the ways to compile them.
-        self.compile_until = time.monotonic() + 60 * args.minutes * (0.45 if len(args.only) > 1 else 1.0)
         self.path = args.results / f"card_{args.name}.jsonl"
         self.records = []
+        dry = args.dry
+        self.small = "tiny-llama" if dry else "llama32-3b-soft200"
+        self.large = "tiny-llama-batch8" if dry else "llama32-3b-soft200-batch64"
+        self.others = {"tiny-llama": "sdpa-causal"} if dry else OTHERS
+        self.variants = VARIANTS[:2] if dry else VARIANTS
+        self.rounds, self.cold_steps, self.tokens = (2, 12, 8) if dry else (ROUNDS, 300, 128)
 
     def left(self) -> float:
         return self.deadline - time.monotonic()
@@ -76,15 +90,22 @@ class Card:
         """Seconds that a measurement can have."""
         return max(min(most, self.left()), 1.0)
 
-    def found(self, record: dict, said: str) -> None:
-        record |= {"versions": common.versions()}
+    def keep(self, record: dict, said: str) -> None:
+        """Writes and prints what was found."""
+        record |= {"machine": common.machine(record.pop("devices", None))}
         self.records.append(record)
         common.append_record(self.path, record)
+        self.path.with_suffix(".md").write_text(report(common.read_records(self.path)), encoding="utf-8")
         print(f"[{self.left():4.0f} s left] {said}", flush=True)
 
     def folder(self, name: str) -> Path:
         presets = {name: w for part in WORKLOADS.values() for name, w in part.items()}
         return prepare(name, presets[name], self.args.data_root, self.args.work_dir, STEPS, weights=False)
+
+    def weights(self, folder: Path) -> None:
+        start = time.monotonic()
+        draw_weights(folder, "cpu" if self.args.dry else "cuda")
+        print(f"weights of {folder.name} are there after {time.monotonic() - start:.1f} s", flush=True)
 
     def environment(self, share: float) -> dict[str, str]:
         """What a worker is started with, when it may have so much of the card's memory."""
@@ -98,41 +119,32 @@ class Card:
             "MEMORY_SHARE": str(share),
         }
 
-    @property
-    def small(self) -> str:
-        return "tiny-llama" if self.args.dry else "llama32-3b-soft200"
-
-    @property
-    def large(self) -> str:
-        return "tiny-llama-batch8" if self.args.dry else "llama32-3b-soft200-batch64"
-
 
 def compile_variants(card: Card) -> None:
     """The first step, and those after it, by what XLA is told; each in a process that has compiled nothing before."""
     folder = card.folder(card.small)
-    for variant in VARIANTS:
-        left = card.compile_until - time.monotonic()
-        if left < 15:
+    # The steps are worth more than the last of the ways to compile them.
+    until = card.left() * (0.55 if len(card.args.only) > 1 else 0.0)
+    for variant in card.variants:
+        if card.left() - until < 15:
             return print(f"no time for {variant.name}", flush=True)
         how = {"attention": variant.attention, "unroll": variant.unroll, "options": variant.options}
         how |= {"attention": "xla"} if card.args.dry else {}
         record = {"measured": "compile", "workload": card.small, "variant": variant.name}
         try:
             with Worker(OURS, folder, card.environment(0.9)) as worker:
-                facts = worker(
-                    "setup", card.limit(min(110, left)), remat=None, accumulate=1, steps=8, drawn=True, **how
-                )
+                limit = card.limit(min(110, card.left() - until))
+                facts = worker("setup", limit, remat=None, accumulate=1, steps=8, drawn=True, **how)
                 took = [worker("round", card.limit(30), steps=4)["seconds"] for _ in range(4)][1:]
                 memory = worker("finish", path=str(folder / "ours.npz"))
         except WorkerError as error:
-            card.found(record | {"failed": str(error)}, f"{variant.name}: {error}")
+            card.keep(record | {"failed": str(error)}, f"{variant.name}: {error}")
             continue
         median = statistics.median(took)
-        card.found(
+        card.keep(
             record | how | {"seconds_per_step": took, **facts, **memory},
             f"{variant.name}: compiled {facts['row_shapes']} in {facts['compile_seconds']:.1f} s, step {1e3 * median:.1f} "
-            f"ms, {100 * facts['flops_per_step'] / median / facts['matmul_flops_per_second']:.0f} % of a product, "
-            f"{memory['peak_memory_bytes'] / 1e9:.1f} GB",
+            f"ms, {share(facts, median)}, {memory['peak_memory_bytes'] / 1e9:.1f} GB",
         )
 
 
@@ -145,83 +157,9 @@ def chosen(card: Card) -> dict:
     return {name: best[name] for name in ("attention", "unroll", "options")}
 
 
-def steps_against_peft(card: Card) -> None:
-    """The same steps by both, in turns at the small batch, one after the other where both do not fit the card."""
-    small, large, how = card.folder(card.small), card.folder(card.large), chosen(card)
-    start = time.monotonic()
-    draw_weights(small, "cpu" if card.args.dry else "cuda")
-    print(f"weights drawn in {time.monotonic() - start:.1f} s", flush=True)
-    setting = "sdpa-causal"
-    with Worker(OURS, small, card.environment(0.75)) as ours:
-        facts = ours("setup", card.limit(150), remat=None, accumulate=1, steps=STEPS, **how)
-        print(
-            f"ours loaded in {facts['loading_seconds']:.1f} s, compiled in {facts['compile_seconds']:.1f} s", flush=True
-        )
-        with Worker(THEIRS, small, card.environment(0.3)) as theirs:
-            their_facts = theirs("setup", card.limit(60), setting=setting, accumulate=1)
-            rounds = [[side("round", card.limit(40), steps=4) for side in (theirs, ours)] for _ in range(6)]
-            ends = [small / f"{side}.npz" for side in ("peft", "jaxprompt")]
-            memory = [side("finish", path=str(end)) for side, end in zip((theirs, ours), ends, strict=True)]
-        record(card, card.small, rounds[1:], (their_facts, facts), memory, agreement(losses(rounds), small, ends))
-        with contextlib.suppress(WorkerError):
-            profile(card, card.small, ours, facts, 4)
-        facts = ours("setup", card.limit(150), remat=None, accumulate=1, steps=STEPS, folder=str(large), **how)
-        mine = [ours("round", card.limit(40), steps=2) for _ in range(4)]
-        ends = [large / f"{side}.npz" for side in ("peft", "jaxprompt")]
-        memory[1] = ours("finish", path=str(ends[1]))
-        per_step = statistics.median(r["seconds"] for r in mine[1:])
-        print(f"ours, {card.large}: {per_step:.4f} s per step, {share(facts, per_step)}", flush=True)
-        with contextlib.suppress(WorkerError):
-            profile(card, card.large, ours, facts, 2)
-    parts = 1 if card.args.dry else 4
-    while parts <= 16:
-        try:
-            with Worker(THEIRS, large, card.environment(0.95)) as theirs:
-                their_facts = theirs("setup", card.limit(60), setting=setting, accumulate=parts)
-                other = [theirs("round", card.limit(60), steps=2) for _ in range(3)]
-                memory[0] = theirs("finish", path=str(ends[0]))
-            break
-        except WorkerError as error:
-            if not error.memory:
-                raise
-            parts *= 2
-    rounds = list(zip(other, mine, strict=False))
-    alike = {"first_loss_difference": abs(other[0]["losses"][0] / mine[0]["losses"][0] - 1)}
-    record(card, card.large, rounds[1:], (their_facts, facts), memory, alike)
-
-
-def losses(rounds: list) -> dict:
-    """Of all steps, by side."""
-    return {
-        side: [loss for pair in rounds for loss in pair[i]["losses"]] for i, side in enumerate(("peft", "jaxprompt"))
-    }
-
-
 def share(facts: dict, seconds: float) -> str:
     """A step's needed FLOPs as a share of a large product's speed."""
     return f"{100 * facts['flops_per_step'] / seconds / facts['matmul_flops_per_second']:.0f} % of a product"
-
-
-def record(card: Card, name: str, rounds: list, facts: tuple, memory: list, alike: dict) -> None:
-    """Keeps one comparison; `rounds` are pairs, PEFT's first."""
-    seconds = {side: [pair[i]["seconds"] for pair in rounds] for i, side in enumerate(("peft", "jaxprompt"))}
-    ratio = statistics.median(a / b for a, b in zip(*seconds.values(), strict=True))
-    theirs, ours = (statistics.median(s) for s in seconds.values())
-    gigabytes = [m["peak_memory_bytes"] / 1e9 for m in memory]
-    card.found(
-        {
-            "measured": "step",
-            "workload": name,
-            "seconds_per_step": seconds,
-            "ratio": ratio,
-            **alike,
-            "peft": {**facts[0], **memory[0]},
-            "jaxprompt": {**facts[1], **memory[1]},
-        },
-        f"{name}: PEFT {theirs:.4f} s ({facts[0]['accumulate']} parts), jaxprompt {ours:.4f} s, ratio {ratio:.2f}, "
-        f"{share(facts[1], ours)}, memory {gigabytes[0]:.1f} and {gigabytes[1]:.1f} GB, "
-        f"first loss differs by {alike['first_loss_difference']:.1e}",
-    )
 
 
 def profile(card: Card, name: str, worker: Worker, facts: dict, steps: int) -> None:
@@ -232,13 +170,176 @@ def profile(card: Card, name: str, worker: Worker, facts: dict, steps: int) -> N
         return
     busy, span = 1e3 * found["busy_seconds"], 1e3 * found["span_seconds"]
     said = f"{name}: {found['kernels']:.0f} kernels a step, busy {busy:.1f} of {span:.1f} ms\n"
-    said += "\n".join(
-        f"    {1e3 * t:8.3f} ms {calls:6.1f} x {what[:110]}" for what, calls, t in found["by_kernel"][:24]
+    rows = [f"    {1e3 * t:8.3f} ms {calls:6.1f} x {what[:110]}" for what, calls, t in found["by_kernel"][:24]]
+    record = {"measured": "profile", "workload": name, "row_shapes": facts["row_shapes"], **found}
+    card.keep(record | {"devices": facts["devices"]}, said + "\n".join(rows))
+
+
+def in_turns(card: Card, name: str, setting: str, shares: tuple[float, float], profiled: bool = False) -> None:
+    """The same steps by both, in turns, both on the card; shares of its memory: ours, PEFT's."""
+    folder = card.folder(name)
+    card.weights(folder)
+    ends = [folder / f"{side}.npz" for side in ("peft", "jaxprompt")]
+    with Worker(OURS, folder, card.environment(shares[0])) as ours:
+        facts = ours("setup", card.limit(150), remat=None, accumulate=1, steps=STEPS, **chosen(card))
+        took = f"loaded in {facts['loading_seconds']:.1f} s, compiled in {facts['compile_seconds']:.1f} s"
+        print(f"{name}: jaxprompt {took}", flush=True)
+        with Worker(THEIRS, folder, card.environment(shares[1])) as theirs:
+            their_facts = theirs("setup", card.limit(60), setting=setting, accumulate=1)
+            rounds = [
+                [side("round", card.limit(60), steps=4) for side in (theirs, ours)] for _ in range(card.rounds + 1)
+            ]
+            memory = [side("finish", path=str(end)) for side, end in zip((theirs, ours), ends, strict=True)]
+        keep_steps(card, name, rounds, (their_facts, facts), memory, agreement(losses(rounds), folder, ends))
+        if profiled:
+            profile(card, name, ours, facts, 4)
+
+
+def one_after_the_other(card: Card, name: str, setting: str) -> None:
+    """The same steps by both where the memory of both does not fit the card at once; PEFT in as few parts as fit."""
+    folder = card.folder(name)
+    card.weights(folder)
+    with Worker(OURS, folder, card.environment(0.95)) as ours:
+        facts = ours("setup", card.limit(150), remat=None, accumulate=1, steps=STEPS, **chosen(card))
+        mine = [ours("round", card.limit(60), steps=2) for _ in range(card.rounds)]
+        memory = [None, ours("finish", path=str(folder / "jaxprompt.npz"))]
+        seconds = statistics.median(found["seconds"] for found in mine[1:])
+        print(f"{name}: jaxprompt {seconds:.4f} s per step, {share(facts, seconds)}", flush=True)
+        profile(card, name, ours, facts, 2)
+    parts = 1 if card.args.dry else 2
+    while True:
+        try:
+            with Worker(THEIRS, folder, card.environment(0.95)) as theirs:
+                their_facts = theirs("setup", card.limit(60), setting=setting, accumulate=parts)
+                other = [theirs("round", card.limit(60), steps=2) for _ in range(3)]
+                memory[0] = theirs("finish", path=str(folder / "peft.npz"))
+            break
+        except WorkerError as error:
+            if not error.memory or parts >= 16:
+                raise
+            parts *= 2
+    alike = {"first_loss_difference": abs(other[0]["losses"][0] / mine[0]["losses"][0] - 1)}
+    keep_steps(card, name, list(zip(other, mine, strict=False)), (their_facts, facts), memory, alike)
+
+
+def losses(rounds: list) -> dict:
+    """Of all steps, by side."""
+    return {
+        side: [loss for pair in rounds for loss in pair[i]["losses"]] for i, side in enumerate(("peft", "jaxprompt"))
+    }
+
+
+def keep_steps(card: Card, name: str, rounds: list, facts: tuple, memory: list, alike: dict) -> None:
+    """Keeps one comparison; `rounds` are pairs, PEFT's first, and the first of them is not counted."""
+    seconds = {side: [pair[i]["seconds"] for pair in rounds[1:]] for i, side in enumerate(("peft", "jaxprompt"))}
+    ratio = statistics.median(a / b for a, b in zip(*seconds.values(), strict=True))
+    theirs, ours = (statistics.median(s) for s in seconds.values())
+    gigabytes = [m["peak_memory_bytes"] / 1e9 for m in memory]
+    sides = {"peft": {**facts[0], **memory[0]}, "jaxprompt": {**facts[1], **memory[1]}}
+    record = {"measured": "step", "workload": name, "seconds_per_step": seconds, "ratio": ratio, **alike, **sides}
+    card.keep(
+        record | {"devices": facts[1]["devices"]},
+        f"{name}: PEFT {theirs:.4f} s ({facts[0]['accumulate']} parts), jaxprompt {ours:.4f} s, ratio {ratio:.2f}, "
+        f"{share(facts[1], ours)}, memory {gigabytes[0]:.1f} and {gigabytes[1]:.1f} GB, "
+        f"first loss differs by {alike['first_loss_difference']:.1e}",
     )
-    card.found({"measured": "profile", "workload": name, "row_shapes": facts["row_shapes"], **found}, said)
 
 
-STAGES = {"compile": compile_variants, "step": steps_against_peft}
+def steps_against_peft(card: Card) -> None:
+    in_turns(card, card.small, "sdpa-causal", (0.5, 0.45), profiled=True)
+    one_after_the_other(card, card.large, "sdpa-causal")
+
+
+def others(card: Card) -> None:
+    for name, setting in card.others.items():
+        if card.left() > 40:
+            in_turns(card, name, setting, (0.5, 0.45))
+
+
+def cold(card: Card) -> None:
+    """From the command to the saved prompt, in processes that have done nothing before; ours again with a filled cache."""
+    folder = card.folder(card.small)
+    card.weights(folder)
+    settings, record = read_workload(folder), {"measured": "cold", "workload": card.small, "steps": card.cold_steps}
+    with tempfile.TemporaryDirectory() as scratch:
+        for cache in ("empty", "filled"):
+            tree = config_tree(settings, str((folder / "rows.jsonl").resolve()))
+            tree["train"] |= {"steps": card.cold_steps}
+            tree["run_dir"] = f"{scratch}/{cache}"
+            config = Path(scratch, f"{cache}.yaml")
+            config.write_text(json.dumps(tree))
+            record[f"{cache}_cache"] = timed_run(card, config, {"JAX_COMPILATION_CACHE_DIR": f"{scratch}/compiled"})
+    start = time.perf_counter()
+    with Worker(THEIRS, folder, card.environment(0.95)) as theirs:
+        theirs("setup", card.limit(60), setting="sdpa-causal", accumulate=1)
+        first = theirs("round", card.limit(60), steps=1) and time.perf_counter() - start
+        theirs("round", card.limit(120), steps=card.cold_steps - 1)
+        theirs("finish", path=str(folder / "peft.npz"))
+        record["peft"] = {"seconds": time.perf_counter() - start, "first_step_seconds": first}
+    said = ", ".join(
+        f"{name} {record[name]['seconds']:.1f} s (first step after {record[name]['first_step_seconds']:.1f} s)"
+        for name in ("empty_cache", "filled_cache", "peft")
+    )
+    card.keep(record, f"{card.cold_steps} steps from the command to the saved prompt: {said}")
+
+
+def timed_run(card: Card, config: Path, env: dict[str, str]) -> dict:
+    """Seconds of `jaxprompt train`, in all and from reading the weights to the first step, and what it said when."""
+    command = [sys.executable, "-m", "jaxprompt", "train", str(config)]
+    start, said = time.perf_counter(), []
+    env = {**os.environ, **card.environment(0.95), **env, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
+        said = [[time.perf_counter() - start, line.rstrip()] for line in process.stderr]
+    if process.returncode:
+        raise RuntimeError(f"jaxprompt train ended with {process.returncode}: {said[-1:]}")
+    loading, first = (next(at for at, line in said if words in line) for words in ("loading", "first step"))
+    return {"seconds": time.perf_counter() - start, "first_step_seconds": first - loading, "said": said}
+
+
+def generate(card: Card) -> None:
+    """New tokens for 32 prompts, by both."""
+    folder = card.folder(card.small)
+    card.weights(folder)
+    record, count = {"measured": "generate", "workload": card.small, "tokens": card.tokens}, 4 if card.args.dry else 32
+    for name, script, how in (
+        ("jaxprompt", OURS, {"remat": None, "attention": "auto", "unroll": True, "accumulate": 1, "steps": 2}),
+        ("transformers", THEIRS, {"setting": "sdpa", "accumulate": 1}),
+    ):
+        with Worker(script, folder, card.environment(0.95)) as worker:
+            worker("setup", card.limit(150), **how)
+            found = [worker("generate", card.limit(90), count=count, tokens=card.tokens) for _ in range(3)]
+            record[name] = {"first_seconds": found[0]["seconds"], "seconds": min(f["seconds"] for f in found[1:])}
+    ratio = record["transformers"]["seconds"] / record["jaxprompt"]["seconds"]
+    card.keep(
+        record | {"ratio": ratio},
+        f"{card.tokens} tokens for {count} prompts: transformers {record['transformers']['seconds']:.2f} s, jaxprompt "
+        f"{record['jaxprompt']['seconds']:.2f} s (first time {record['jaxprompt']['first_seconds']:.1f}), ratio {ratio:.2f}",
+    )
+
+
+def checks(card: Card) -> None:
+    """The tests marked `gpu`: values and gradients of every family against the CPU's."""
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", "2" if card.args.dry else "8", "tests/gpu"]
+    env = {**os.environ, "XLA_FLAGS": "", "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONUNBUFFERED": "1"}
+    env |= {} if card.args.dry else {"JAX_PLATFORMS": "cuda,cpu"}
+    start = time.perf_counter()
+    try:
+        done = subprocess.run(command, cwd=ROOT, env=env, text=True, capture_output=True, timeout=card.limit(240))
+        output = done.stdout
+    except subprocess.TimeoutExpired as error:
+        output = (error.stdout or b"").decode() + "\nout of time"
+    record = {"measured": "checks", "seconds": time.perf_counter() - start, "output": output[-20000:]}
+    card.keep(record, "tests marked gpu: " + "\n".join(output.splitlines()[-30:]))
+
+
+STAGES = {
+    "compile": compile_variants,
+    "step": steps_against_peft,
+    "cold": cold,
+    "others": others,
+    "generate": generate,
+    "checks": checks,
+}
 
 
 def main() -> None:
@@ -255,7 +356,7 @@ def main() -> None:
     args = parser.parse_args()
     card = Card(args)
     if args.prepare:
-        for name in (card.small, card.large):
+        for name in dict.fromkeys((card.small, card.large, *card.others)):
             print(card.folder(name))
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

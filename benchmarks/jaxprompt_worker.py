@@ -21,6 +21,8 @@ import jaxprompt
 from jaxprompt.backbone import Backbone
 from jaxprompt.experiment.build import build, configured_backbone
 from jaxprompt.experiment.data import TrainingData
+from jaxprompt.experiment.rows import training_rows
+from jaxprompt.inference.generate import generate
 from jaxprompt.machine import compiler
 from jaxprompt.machine.host import keep_freed_memory
 from jaxprompt.machine.sharding import make_mesh, replicated, row_sharding
@@ -64,7 +66,7 @@ class Side:
         tree["train"] |= {"accumulate": accumulate, "steps": steps} | ({} if remat is None else {"remat": remat})
         config = jaxprompt.load_config(tree)
         start = time.perf_counter()
-        experiment = build(config, self._backbone(config, drawn))
+        experiment = self.experiment = build(config, self._backbone(config, drawn))
         jax.block_until_ready(experiment.backbone.params)
         loading = time.perf_counter() - start
         self.data = TrainingData.load(experiment)
@@ -161,6 +163,15 @@ class Side:
         found = self.round(steps)
         jax.profiler.stop_trace()
         return {"seconds": found["seconds"], **trace.shares(Path(folder), steps)}
+
+    def generate(self, count: int, tokens: int) -> dict:
+        """Writes so many tokens behind the first rows' texts."""
+        experiment = self.experiment
+        rows = list(training_rows(experiment.config))[:count]
+        start = time.perf_counter()
+        prompt = experiment.prompt(self.state.trainable)
+        texts = generate(experiment.backbone, rows, prompt, max_new_tokens=tokens, batch_size=count)
+        return {"seconds": time.perf_counter() - start, "texts": texts[:2]}
 
     def finish(self, path: str) -> dict:
         """Writes what was learned."""

@@ -174,6 +174,20 @@ class Side:
             torch.cuda.synchronize()
         return {"seconds": (time.perf_counter() - start) / steps, "losses": [float(loss) for loss in pending]}
 
+    @torch.no_grad()
+    def generate(self, count: int, tokens: int) -> dict:
+        """Writes so many tokens behind the first rows' texts, padded on the left."""
+        self._keep = None
+        start = time.perf_counter()
+        rows = self.ids[:count]
+        width, pad = max(map(len, rows)), self.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=self.device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
+        how = {"max_new_tokens": tokens, "do_sample": False, "use_cache": True, "pad_token_id": pad}
+        written = self.model.generate(input_ids=ids, attention_mask=mask, **how)
+        texts = self.tokenizer.batch_decode(written[:, -tokens:])
+        return {"seconds": time.perf_counter() - start, "texts": texts[:2]}
+
     def finish(self, path: str) -> dict:
         """Writes what was learned."""
         arrays = self._from_peft(self.prompt.detach().cpu())

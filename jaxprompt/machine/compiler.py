@@ -9,8 +9,14 @@ import jax
 
 log = logging.getLogger("jaxprompt")
 
-# On an NVIDIA GPU.
-GPU_OPTIONS: dict[str, Any] = {}
+# On an NVIDIA GPU XLA would compile and time dozens of kernels by Triton for every product, and for every fusion its own
+# against Triton's: minutes for a model of 3B, for products that cuBLAS computes as fast. (Reports of tens of minutes, and
+# of crashes: openxla/xla's pull request 13108, tue-bmd/zea's issue 599. What is left, the choice among cuBLAS's own
+# algorithms, takes seconds.)
+GPU_OPTIONS: dict[str, Any] = {
+    "xla_gpu_enable_triton_gemm": False,
+    "xla_gpu_experimental_enable_fusion_autotuner": False,
+}
 
 
 @functools.cache
