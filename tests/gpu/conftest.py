@@ -1,6 +1,10 @@
 """Tests of a GPU are run where they are asked for, by `-m gpu`, and nowhere else."""
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "xdist_group(name): known without pytest-xdist too")
+
+
 def pytest_collection_modifyitems(config, items):
     if "gpu" in (config.option.markexpr or ""):
         return
