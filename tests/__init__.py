@@ -9,7 +9,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Most of the suite's time goes into compiling programs that run once. XLA's older emitters compile them in a third of the
 # time of its newer ones.
 FAST_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", FAST_TO_COMPILE)
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    os.environ.setdefault("XLA_FLAGS", FAST_TO_COMPILE)
+else:
+    # Several processes share an accelerator, of which the first would take most of the memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 # Equal programs of different tests are compiled once. The folder goes with the test run.
 _cache = tempfile.TemporaryDirectory(prefix="jaxprompt-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache.name)
