@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from jaxprompt.machine.ahead import Ahead
 from jaxprompt.methods import Method, fold
 from jaxprompt.scoring.forward import Forward
 from jaxprompt.types import Batch
@@ -45,6 +46,7 @@ def make_train_step(
     optimizer step: their gradients are added, each weighted by what it scored. The state passed in is consumed.
 
     `step.jitted` is the compiled function and `step.frozen` its first argument, for those who lower or inspect it.
+    `step.ahead` compiles it before the first call, for which `frozen` may be shapes; by the first call it must be filled.
 
     Metrics: `loss` (mean over what was scored), `count`, `grad_norm`.
     """
@@ -76,15 +78,16 @@ def make_train_step(
     def add_gradient(frozen, trainable, total, batch):
         return jax.tree.map(jnp.add, total, gradient(frozen, trainable, batch))
 
+    ahead = Ahead(train_step)
     first_gradient, apply_update = jax.jit(gradient), jax.jit(update, donate_argnames="state")
 
     def step(state: TrainState, batch: Batch | list[Batch]) -> tuple[TrainState, dict]:
         if isinstance(batch, Batch):
-            return train_step(frozen, state, batch)
+            return ahead(frozen, state, batch)
         total = first_gradient(frozen, state.trainable, batch[0])
         for part in batch[1:]:
             total = add_gradient(frozen, state.trainable, total, part)
         return apply_update(state, total)
 
-    step.jitted, step.frozen = train_step, frozen
+    step.jitted, step.frozen, step.ahead = train_step, frozen, ahead
     return step
