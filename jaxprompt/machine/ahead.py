@@ -67,7 +67,9 @@ def _shapes(batch: Any) -> Any:
 
 
 def _placed(args: tuple, shardings: tuple) -> bool:
-    leaves, places = jax.tree.leaves(args), jax.tree.leaves(shardings)
+    # None is no argument, or none that the program uses.
+    leaves, places = (jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None) for tree in (args, shardings))
     return len(leaves) == len(places) and all(
-        leaf.sharding.is_equivalent_to(place, leaf.ndim) for leaf, place in zip(leaves, places, strict=True)
+        place is None or leaf.sharding.is_equivalent_to(place, leaf.ndim)
+        for leaf, place in zip(leaves, places, strict=True)
     )
