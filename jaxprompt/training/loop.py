@@ -198,15 +198,16 @@ class _Run:
         self.reporter.start(self.steps, start)
         meter, batch_size = Meter(), self.data.batch_size
         for number, batch in enumerate(self.data.train_batches(start), start + 1):
-            batch = self.place(batch)
+            batch, did = self.place(batch), "compiled and took"
             if number == start + 1 and (seconds := step.ahead.seconds(batch)) is not None:
                 self.reporter.say(f"compiled in {seconds:.1f} s")
+                did, meter = "took", Meter()
             state, figures = step(state, batch)
             pending.append(figures)
             meter.add(batch_size)
             if number == start + 1:
                 jax.block_until_ready(state)
-                self.reporter.say(f"compiled and took the first step in {meter.seconds():.1f} s")
+                self.reporter.say(f"{did} the first step in {meter.seconds():.1f} s")
                 meter = Meter()  # rates leave compilation out
             if number % self.experiment.config.train.log_every == 0 or number == self.steps:
                 self._log(pending, number, meter, metrics_file)

@@ -77,9 +77,16 @@ class _Done:
         tell(self)
 
 
-@pytest.mark.parametrize("quantize", [None, "int8", "int4"])
-@pytest.mark.parametrize("unroll", [False, True])
-@pytest.mark.parametrize("name", [STORIES, str(GOLDEN / "t5"), "random:t5-v1_1-small"])
+@pytest.mark.parametrize(
+    ("name", "unroll", "quantize"),
+    [
+        (STORIES, False, None),
+        (STORIES, True, "int4"),
+        (str(GOLDEN / "t5"), True, "int8"),
+        pytest.param("random:t5-v1_1-small", False, "int8", marks=pytest.mark.slow),
+        pytest.param("random:t5-v1_1-small", True, None, marks=pytest.mark.slow),
+    ],
+)
 def test_shapes_are_those_of_the_weights(name, unroll, quantize):
     with Background() as background:
         begun = begin_backbone(background, name, dtype="bfloat16", quantize=quantize, unroll=unroll)
