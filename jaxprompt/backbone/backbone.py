@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,8 @@ from jaxprompt.errors import InputError
 from jaxprompt.models import Cache, Memory, ModelConfig, Seq2SeqConfig
 from jaxprompt.text.tokens import fingerprint
 from jaxprompt.types import Inputs, Prefix
+
+_TOKENIZERS = ("tokenizer", "tokenizer_fingerprint")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,12 +34,14 @@ class Backbone:
       family: Hugging Face's `model_type`.
       module: the linen module; hashable, so it may be a static argument.
       params: nested dict of arrays in the type `dtype`; those of the layers stacked, or see `models.stack.unstack`.
+        Until the backbone is loaded, their shapes, types and shardings.
       mesh: where the parameters lie.
-      fingerprint: 16 hex digits that identify the model, whatever dtype and mesh it was loaded to.
+      fingerprint: 16 hex digits that identify the model, whatever dtype and mesh it was loaded to; "" until it is.
       read_tokenizer: called once, when `tokenizer` is first used.
       eos_ids: what ends a generated text, beside the tokenizer's end of sequence.
       forced_bos_id, forced_eos_id: what a written text must begin with, and end with where it is cut off at its length
         (BART); None: anything.
+      reading: gives `params` and `fingerprint`; None in a loaded backbone.
     """
 
     ref: str
@@ -51,6 +56,17 @@ class Backbone:
     eos_ids: tuple[int, ...] = ()
     forced_bos_id: int | None = None
     forced_eos_id: int | None = None
+    reading: Future | None = None
+
+    def loaded(self) -> "Backbone":
+        """Waits for the weights and returns the backbone with them. Raises what reading them raised."""
+        if self.reading is None:
+            return self
+        params, fingerprint = self.reading.result()
+        loaded = dataclasses.replace(self, params=params, fingerprint=fingerprint, reading=None)
+        # What is known of the tokenizer stays known.
+        loaded.__dict__.update({name: self.__dict__[name] for name in _TOKENIZERS if name in self.__dict__})
+        return loaded
 
     @functools.cached_property
     def tokenizer(self) -> Any:

@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh
 
 from jaxprompt.backbone.backbone import Backbone
 from jaxprompt.errors import InputError, did_you_mean
+from jaxprompt.machine.background import Background
 from jaxprompt.machine.sharding import make_mesh
 from jaxprompt.models import ModelConfig, Seq2SeqConfig, build
 from jaxprompt.models.families import family_of
 from jaxprompt.models.families.base import shown
 from jaxprompt.models.presets import preset
 from jaxprompt.models.quantized import check_quantize
-from jaxprompt.models.stack import unstack
+from jaxprompt.models.stack import unstack, unstacked_shapes
 from jaxprompt.weights.files import fingerprint, open_files, read_config
 from jaxprompt.weights.json_file import read_json
-from jaxprompt.weights.loader import canonical_names, load_params
+from jaxprompt.weights.loader import canonical_names, find_params
+from jaxprompt.weights.planned import planned_params
 from jaxprompt.weights.random import random_params
 from jaxprompt.weights.reference import resolve
 from jaxprompt.weights.tokenizer import byte_tokenizer, read_tokenizer
@@ -63,13 +66,33 @@ def load_backbone(
     Raises:
       InputError: a missing model, a feature or family that is not supported, or files that do not fit the config.
     """
+    with Background() as background:
+        how = dtype, mesh, remat, quantize, attention, unroll, matmul_precision
+        return begin_backbone(background, ref, *how).loaded()
+
+
+def begin_backbone(
+    background: Background,
+    ref: str | Path,
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+    remat: str = "dots",
+    quantize: str | None = None,
+    attention: str = "auto",
+    unroll: bool | None = None,
+    matmul_precision: str = "highest",
+) -> Backbone:
+    """As `load_backbone`, but that the weights are read in the background: `Backbone.loaded` waits for them.
+
+    What can be told from config.json and the names and shapes of the weights is known, and checked, at once.
+    """
+    mesh = make_mesh() if mesh is None else mesh
     if isinstance(ref, str) and ref.startswith("random:"):
         family, config = preset(ref.removeprefix("random:"))
         tokenizer = functools.partial(byte_tokenizer, family.name)
-        how = dtype, mesh, remat, attention, matmul_precision
-        return _random(ref, family.name, config, 0, tokenizer, quantize, unroll, *how)
+        how = dtype, mesh, remat, quantize, attention, unroll, matmul_precision
+        return _random(background, ref, family.name, config, 0, tokenizer, *how)
     kind, quantize = _dtype(dtype), check_quantize(quantize)
-    mesh = make_mesh() if mesh is None else mesh
     folder = resolve(ref)
     config_json = read_config(folder)
     family = family_of(config_json.get("model_type"))
@@ -77,24 +100,33 @@ def load_backbone(
     if generation.get("decoder_start_token_id") is not None:
         config_json["decoder_start_token_id"] = generation["decoder_start_token_id"]
     files = open_files(folder)
+    # Compares what is stored twice, of which few files have any: what is a weight decides the config.
     names = canonical_names(files, family)
     config = family.translate(config_json, names.keys())
     eos_ids, forced_bos_id, forced_eos_id = _special_ids(generation, source, config_json, config)
     module = build(config, kind, remat, mesh, attention, matmul_precision)
-    params, used = load_params(files, names, family, module, mesh, quantize)
+    stored = find_params(files, names, family, module, mesh, quantize)
+    apart = _unrolled(unroll, mesh)
+
+    def read():
+        params = stored.read(background.stopped)
+        return unstack(params) if apart else params, fingerprint(files, config, stored.used)
+
+    (reading,) = background.begin(read)
     return Backbone(
         ref=str(ref),
         family=family.name,
         config=config,
         module=module,
-        params=_laid_out(params, unroll, mesh),
+        params=_shapes(stored.planned, apart),
         mesh=mesh,
-        fingerprint=fingerprint(files, config, used),
+        fingerprint="",
         dtype=kind,
         read_tokenizer=functools.partial(read_tokenizer, folder),
         eos_ids=eos_ids,
         forced_bos_id=forced_bos_id,
         forced_eos_id=forced_eos_id,
+        reading=reading,
     )
 
 
@@ -112,35 +144,50 @@ def random_backbone(
 ) -> Backbone:
     """Returns a backbone with random weights, for tests and throughput measurements; arguments as `load_backbone`."""
     name, read = f"random:{seed}", lambda: tokenizer
-    how = dtype, mesh, remat, attention, matmul_precision
-    return _random(name, "random", config, seed, read, quantize, unroll, *how)
+    mesh = make_mesh() if mesh is None else mesh
+    how = dtype, mesh, remat, quantize, attention, unroll, matmul_precision
+    with Background() as background:
+        return _random(background, name, "random", config, seed, read, *how).loaded()
 
 
 def _random(
-    ref, family, config, seed, tokenizer, quantize, unroll, dtype, mesh, remat, attention, precision
+    background, ref, family, config, seed, tokenizer, dtype, mesh, remat, quantize, attention, unroll, precision
 ) -> Backbone:
-    mesh = make_mesh() if mesh is None else mesh
     module = build(config, _dtype(dtype), remat, mesh, attention, precision)
-    params = random_params(module, seed, check_quantize(quantize))
+    quantize, apart = check_quantize(quantize), _unrolled(unroll, mesh)
+    identity = hashlib.sha256(f"{config!r} {seed}".encode()).hexdigest()[:16]
+
+    def read():
+        params = random_params(module, seed, quantize, background.stopped)
+        return unstack(params) if apart else params, identity
+
+    (reading,) = background.begin(read)
     return Backbone(
         ref=ref,
         family=family,
         config=config,
         module=module,
-        params=_laid_out(params, unroll, mesh),
+        params=_shapes(planned_params(module, mesh, quantize), apart),
         mesh=mesh,
-        fingerprint=hashlib.sha256(f"{config!r} {seed}".encode()).hexdigest()[:16],
+        fingerprint="",
         dtype=module.dtype,
         read_tokenizer=tokenizer,
+        reading=reading,
     )
 
 
-def _laid_out(params: Any, unroll: bool | None, mesh: Mesh) -> Any:
-    """The parameters as `load_backbone` says."""
+def _unrolled(unroll: bool | None, mesh: Mesh) -> bool:
+    """Whether layers get weights of their own, see `load_backbone`."""
     if unroll is None:
         # Split weights are gathered before use; a loop bounds how many layers' are at a time.
-        unroll = mesh.devices.flat[0].platform == "gpu" and mesh.shape["fsdp"] == 1
-    return unstack(params) if unroll else params
+        return mesh.devices.flat[0].platform == "gpu" and mesh.shape["fsdp"] == 1
+    return unroll
+
+
+def _shapes(planned: Mapping[str, Any], unrolled: bool) -> Any:
+    """The tree that the parameters will be."""
+    params = unflatten_dict(planned, sep="/")
+    return unstacked_shapes(params) if unrolled else params
 
 
 def _dtype(name: str) -> Any:

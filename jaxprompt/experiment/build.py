@@ -1,15 +1,18 @@
 """From a config to the parts of a run: backbone, method, objective, row encoder."""
 
+import dataclasses
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 
-from jaxprompt.backbone import Backbone, load_backbone
+from jaxprompt.backbone import Backbone, begin_backbone
 from jaxprompt.config import Config
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.rows import naming, training_rows
+from jaxprompt.machine.background import Background
 from jaxprompt.machine.sharding import make_mesh
 from jaxprompt.methods import METHODS, Method, Start, fold, make_method
 from jaxprompt.objectives import OBJECTIVES, DataAccess, Objective
@@ -25,7 +28,7 @@ from jaxprompt.types import prefix_length
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything of a run but its data."""
+    """Everything of a run but its data. Its backbone may still be loading, see `build`."""
 
     config: Config
     backbone: Backbone
@@ -35,6 +38,20 @@ class Experiment:
 
     def forward(self, hoisted: Sequence[int]) -> Forward:
         return Forward(self.backbone, self.objective, tuple(hoisted))
+
+    def loaded(self) -> "Experiment":
+        """Waits for the weights. Raises what reading them raised."""
+        return dataclasses.replace(self, backbone=self.backbone.loaded())
+
+    def trainable_shapes(self) -> dict[str, dict]:
+        """The shapes of `init_trainable`, for which no weight is read. Raises InputError where there is no such start."""
+
+        def init(params):
+            return dataclasses.replace(
+                self, backbone=dataclasses.replace(self.backbone, params=params)
+            ).init_trainable()
+
+        return jax.eval_shape(init, self.backbone.params)
 
     def init_trainable(self) -> dict[str, dict]:
         """The trainable groups at step 0, a pure function of the config's seed."""
@@ -76,7 +93,13 @@ class Experiment:
 
 def configured_backbone(config: Config) -> Backbone:
     """Loads the backbone as a config says, onto its mesh."""
-    return load_backbone(
+    with Background() as background:
+        return _begun(config, background).loaded()
+
+
+def _begun(config: Config, background: Background) -> Backbone:
+    return begin_backbone(
+        background,
         config.model,
         dtype=config.dtype,
         mesh=make_mesh(**config.mesh.model_dump()),
@@ -93,12 +116,15 @@ def build(
     backbone: Backbone | None = None,
     reporter: Reporter | None = None,
     label_names: Sequence[str] | None = None,
+    background: Background | None = None,
 ) -> Experiment:
     """Puts a config's parts together. Cheap checks come before the weights are read.
 
     Args:
       backbone: loaded already; default: the config's.
       label_names: the classes, when they are known from a run; default: from the config or the training rows.
+      background: where the weights are read while the caller goes on: of the backbone there are only the shapes until
+        `Experiment.loaded`. Default: they are waited for.
     """
     template = parse_template(config.template)
     _check_slots(config, template.soft_length)
@@ -107,7 +133,15 @@ def build(
     if backbone is None:
         if reporter is not None:
             reporter.say(f"loading {config.model} ({config.dtype}) ...")
-        backbone = configured_backbone(config)
+        backbone = configured_backbone(config) if background is None else _begun(config, background)
+        if reporter is not None and backbone.reading is not None:
+            start = time.perf_counter()
+
+            def tell(reading):
+                if not reading.cancelled() and reading.exception() is None:
+                    reporter.say(f"loaded {config.model} in {time.perf_counter() - start:.1f} s")
+
+            backbone.reading.add_done_callback(tell)
     objective.check(template, backbone.causal, backbone.seq2seq)
     method = make_method(config.method, template.soft_length, backbone)
     encoder = RowEncoder(
@@ -119,6 +153,8 @@ def build(
         scores_eos=objective.scores_eos,
         start_id=backbone.config.start_id if backbone.seq2seq else None,
     )
+    if objective.needs_weights:
+        backbone = backbone.loaded()
     return Experiment(config, backbone, method, objective.bound(backbone, encoder), encoder)
 
 

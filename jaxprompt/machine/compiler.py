@@ -41,13 +41,23 @@ def _takes(some: dict[str, Any]) -> bool:
     return True
 
 
-def jit(function: Callable, **arguments: Any) -> Callable:
-    """As `jax.jit`, by these options; they are looked up when it is first called, since JAX then asks for devices."""
-    made = functools.cache(lambda: jax.jit(function, compiler_options=options(), **arguments))
+class jit:
+    """As `jax.jit`, by these options; they are looked up when it is first used, since JAX then asks for devices."""
 
-    @functools.wraps(function)
-    def call(*values, **named):
-        return made()(*values, **named)
+    def __init__(self, function: Callable, **arguments: Any):
+        self._function, self._arguments = function, arguments
+        functools.update_wrapper(self, function)
 
-    call.lower = lambda *values, **named: made().lower(*values, **named)
-    return call
+    @functools.cached_property
+    def _jitted(self) -> Callable:
+        return jax.jit(self._function, compiler_options=options(), **self._arguments)
+
+    def __call__(self, *values: Any, **named: Any) -> Any:
+        return self._jitted(*values, **named)
+
+    def lower(self, *values: Any, **named: Any) -> jax.stages.Lowered:
+        return self._jitted.lower(*values, **named)
+
+    def programs(self) -> int:
+        """How many it has compiled for its calls."""
+        return self._jitted._cache_size()

@@ -45,6 +45,8 @@ class Method(Protocol):
     def init(self, key: jax.Array, start: Start) -> dict[str, dict]:
         """Returns the parameters at step 0, fp32, by group; each group may have a learning rate of its own.
 
+        The backbone's parameters may be traced: their shapes are asked for before the weights are there.
+
         Raises InputError when the start needs something that is not there.
         """
         ...

@@ -52,7 +52,7 @@ def soft_rows(init: Init, key: jax.Array, length: int, start: Start) -> Float[Ar
         rows = uniform(key, length, width, 0.5 if init.scale is None else init.scale)
     elif init.type == "normal":
         # Rows as large as words are: a much smaller start is invisible to the first norm, a larger one drowns words.
-        scale = float(jnp.std(table.astype(jnp.float32))) if init.scale is None else init.scale
+        scale = jnp.std(table.astype(jnp.float32)) if init.scale is None else init.scale
         rows = normal(key, length, width, scale)
     elif init.type == "vocab":
         rows = vocab(key, length, table, tokenizer, init.top_k)
@@ -131,12 +131,12 @@ def uniform(key: jax.Array, length: int, width: int, scale: float) -> Float[Arra
     return jax.random.uniform(key, (length, width), minval=-scale, maxval=scale)
 
 
-def normal(key: jax.Array, length: int, width: int, scale: float) -> Float[Array, "prompt embed"]:
+def normal(key: jax.Array, length: int, width: int, scale: float | jax.Array) -> Float[Array, "prompt embed"]:
     """Normal with standard deviation `scale`."""
     return normal_array(key, (length, width), scale)
 
 
-def normal_array(key: jax.Array, shape: tuple[int, ...], scale: float) -> Float[Array, "..."]:
+def normal_array(key: jax.Array, shape: tuple[int, ...], scale: float | jax.Array) -> Float[Array, "..."]:
     """Normal with standard deviation `scale`."""
     return scale * jax.random.normal(key, shape)
 

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.ops.flash import SAVED
@@ -48,6 +49,26 @@ def unstack(params: Any) -> Any:
     if not isinstance(params, dict):
         return params
     return {name: _split(tree) if name == "layers" else unstack(tree) for name, tree in params.items()}
+
+
+def unstacked_shapes(params: Any) -> Any:
+    """What `unstack` will make of parameters of which there are shapes and shardings only."""
+    if not isinstance(params, dict):
+        return params
+    found = {}
+    for name, tree in params.items():
+        if name == "layers":
+            layer, count = jax.tree.map(_one_shape, tree), jax.tree.leaves(tree)[0].shape[0]
+            found[name] = {str(number): layer for number in range(count)}
+        else:
+            found[name] = unstacked_shapes(tree)
+    return found
+
+
+def _one_shape(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    # Layers are never split over devices.
+    sharding = NamedSharding(leaf.sharding.mesh, PartitionSpec(*leaf.sharding.spec[1:]))
+    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=sharding)
 
 
 _take = jax.jit(partial(jax.lax.dynamic_index_in_dim, keepdims=False))

@@ -66,6 +66,7 @@ class Objective:
       metrics: its figures; the first chooses the best prompt, equal ones are told apart by the loss.
       scores_eos: whether the end of sequence is scored behind the target without being asked for.
       writes: whether it is answered by writing text.
+      needs_weights: whether `bound` computes with the backbone: it then waits for the weights to be read.
     """
 
     name: ClassVar[str]
@@ -74,6 +75,7 @@ class Objective:
     metrics: ClassVar[tuple[Metric, ...]]
     scores_eos: ClassVar[bool] = False
     writes: ClassVar[bool] = False
+    needs_weights: ClassVar[bool] = False
 
     # --- before a model is loaded
 

@@ -35,6 +35,7 @@ class Similarity(Pooled, Classes):
 
     name: ClassVar[str] = "similarity"
     Options: ClassVar = SimilarityOptions
+    needs_weights: ClassVar[bool] = True
     temperature: float = 0.05
     label_vectors: jax.Array | None = None
 

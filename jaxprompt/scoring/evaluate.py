@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxprompt.errors import InputError, listed, not_finite
 from jaxprompt.machine import compiler
+from jaxprompt.machine.ahead import Ahead
 from jaxprompt.metrics import Metric
 from jaxprompt.scoring.forward import Forward
 from jaxprompt.types import Batch, Conditioning, Scores
@@ -96,11 +97,16 @@ def evaluate(eval_step: Callable[[Batch], Scores], batches: Iterable[Batch], pla
 
 
 def make_eval_step(forward: Forward, frozen: dict | None = None) -> Callable[[Conditioning, dict, Batch], Scores]:
-    """Returns `evaluate(conditioning, head, batch) -> Scores`, compiled; frozen parameters as in `make_train_step`."""
+    """Returns `evaluate(conditioning, head, batch) -> Scores`, compiled; frozen parameters and `.ahead` as in `make_train_step`."""
     frozen = forward.frozen() if frozen is None else frozen
 
     def eval_step(frozen, conditioning, head, batch):
         return forward(conditioning, head, frozen, batch)
 
-    eval_step = compiler.jit(eval_step)
-    return lambda conditioning, head, batch: eval_step(frozen, conditioning, head, batch)
+    ahead = Ahead(compiler.jit(eval_step))
+
+    def scored(conditioning: Conditioning, head: dict, batch: Batch) -> Scores:
+        return ahead(frozen, conditioning, head, batch)
+
+    scored.ahead = ahead
+    return scored

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax.stages import Compiled
 
 from jaxprompt.machine import compiler
+from jaxprompt.machine.ahead import shape_of
 from jaxprompt.objectives import Objective, Vocabulary
 from jaxprompt.text.hoisting import split_constant
 from jaxprompt.types import Batch, Conditioning, Scores
@@ -25,15 +27,36 @@ class Forward:
     objective: Objective
     hoisted: tuple[int, ...] = ()
 
-    def frozen(self) -> dict:
-        """Everything that no step changes: the argument that carries it into compiled code, never captured by it."""
+    def prefill(self) -> Compiled | None:
+        """The program of the hard text before the first soft token; None where there is none.
+
+        It is compiled for the backbone's parameters, which may be shapes only.
+        """
+        backbone = self.backbone
+        hard, _ = split_constant(self.hoisted, backbone.vocab_size)
+        return compiler.jit(backbone.prefill).lower(backbone.params, jnp.asarray(hard)).compile() if hard.size else None
+
+    def frozen(self, prefill: Compiled | None = None) -> dict:
+        """Everything that no step changes: the argument that carries it into compiled code, never captured by it.
+
+        Args:
+          prefill: what `prefill` returns, where that is known.
+        """
         backbone = self.backbone
         frozen = {"params": backbone.params, "objective": self.objective.frozen(), "hard_prefix": None}
         hard, _ = split_constant(self.hoisted, backbone.vocab_size)
         if hard.size:
             # The compiler sees no gradient through this: constant text before the prompt costs no backward pass.
-            frozen["hard_prefix"] = compiler.jit(backbone.prefill)(backbone.params, jnp.asarray(hard))
+            frozen["hard_prefix"] = (prefill or compiler.jit(backbone.prefill))(backbone.params, jnp.asarray(hard))
         return frozen
+
+    def frozen_shapes(self, prefill: Compiled | None) -> dict:
+        """What `frozen` will be, in shapes, types and shardings: enough to compile for."""
+        frozen = {"params": self.backbone.params, "objective": self.objective.frozen(), "hard_prefix": None}
+        if prefill is not None:
+            # Where it lies, the compiler has chosen.
+            frozen["hard_prefix"] = jax.tree.map(shape_of, prefill.out_info, prefill.output_shardings)
+        return jax.tree.map(shape_of, frozen)
 
     def __call__(self, conditioning: Conditioning, head: dict, frozen: dict, batch: Batch) -> Scores:
         backbone, params, inputs = self.backbone, frozen["params"], batch.inputs

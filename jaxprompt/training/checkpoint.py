@@ -16,6 +16,12 @@ from jaxprompt.machine.files import cannot_write
 from jaxprompt.training.step import TrainState
 
 
+def saved_step(folder: Path) -> int:
+    """The step of the newest checkpoint in a folder that need not be there; 0: there is none."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
 class Checkpoints:
     """The checkpoints of one run: the state (trainable, optimizer state, step, rng) and a JSON record beside it.
 

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from jaxprompt.errors import InputError, within_memory
 from jaxprompt.experiment.build import Experiment, build
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.experiment.run_folder import CHECKPOINTS, CONFIG, METRICS, RESULT, dumped, open_run
+from jaxprompt.machine.ahead import shape_of
+from jaxprompt.machine.background import Background
 from jaxprompt.machine.files import whole_file, writing
 from jaxprompt.machine.sharding import replicated, row_sharding
 from jaxprompt.methods import fold
@@ -22,7 +25,7 @@ from jaxprompt.prompts import Prompt, load_prompt, save_prompt
 from jaxprompt.reports.records import Meter, MetricsFile
 from jaxprompt.reports.terminal import Reporter
 from jaxprompt.scoring.evaluate import evaluate, make_eval_step, refusal
-from jaxprompt.training.checkpoint import Checkpoints
+from jaxprompt.training.checkpoint import Checkpoints, saved_step
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import TrainState, init_state, make_train_step
 
@@ -30,6 +33,8 @@ TOO_LARGE = (
     "set train.remat=full or split over more devices (mesh), with which the same run goes on; in a new run raise "
     "train.accumulate or lower train.batch_size or train.eval_batch_size"
 )
+# The shapes of so many batches are compiled before the first step.
+LOOKED_AHEAD = 16
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,11 @@ def train(config, *, backbone=None, reporter: Reporter | None = None, **override
     config = configs.load_config(config, overrides)
     reporter = reporter or Reporter()
     run_dir = open_run(config)
-    experiment = build(config, backbone, reporter)
-    data = TrainingData.load(experiment)
-    return _Run(experiment, data, run_dir, reporter).run()
+    # The weights are read and the programs compiled while rows are tokenised and packed.
+    with Background() as background:
+        experiment = build(config, backbone, reporter, background=background)
+        data = TrainingData.load(experiment)
+        return _Run(experiment, data, run_dir, reporter).run(background)
 
 
 class _Run:
@@ -83,7 +90,7 @@ class _Run:
         self.fold = jax.jit(partial(fold, experiment.method))
         # What a resumed run goes on from, beside the state: saved with every checkpoint.
         self.record = {
-            "backbone": experiment.backbone.fingerprint,
+            "backbone": None,
             "data": data.fingerprint,
             "best": None,
             "best_step": None,
@@ -92,18 +99,27 @@ class _Run:
             "stopped": False,
         }
 
-    def run(self) -> Result:
-        experiment, config = self.experiment, self.experiment.config
-        forward = experiment.forward(self.data.hoisted)
-        frozen = forward.frozen()
+    def run(self, background: Background) -> Result:
+        config = self.experiment.config
         self._say_what_was_cut()
-        trainable = experiment.init_trainable()
+        trainable = self.experiment.trainable_shapes()
         if self.steps and not jax.tree.leaves(trainable):
             raise InputError(
                 "nothing to learn: the template has no {soft:N}, and there is no prefix or head; set train.steps=0"
             )
         optimizer = make_optimizer(config.optimizer, self.steps, trainable)
-        state = init_state(trainable, optimizer, config.seed_of("sampling"))
+        start = partial(init_state, optimizer=optimizer, seed=config.seed_of("sampling"))
+        forward = self.experiment.forward(self.data.hoisted)
+        prefill = forward.prefill()
+        # Shapes, which are enough to compile for, until the weights take their place.
+        frozen = forward.frozen_shapes(prefill)
+        step = make_train_step(forward, self.experiment.method, optimizer, frozen)
+        self.eval_step = make_eval_step(forward, frozen)
+        self._begin_compiling(background, step, dict(frozen), jax.eval_shape(start, trainable))
+        self.experiment = experiment = self.experiment.loaded()
+        self.record["backbone"] = experiment.backbone.fingerprint
+        frozen.update(experiment.forward(self.data.hoisted).frozen(prefill))
+        state = start(experiment.init_trainable())
         # Everything that a config can get wrong has been checked, and that a folder with one is this experiment's.
         if not (self.run_dir / CONFIG).exists():
             with writing(self.run_dir):
@@ -113,10 +129,7 @@ class _Run:
         checkpoints = Checkpoints(self.run_dir / CHECKPOINTS, config.train.keep_checkpoints)
         try:
             state = self._resume(checkpoints, state)
-            start = int(state.step)
-            metrics_file = MetricsFile(self.run_dir / METRICS, start)
-            self.eval_step = make_eval_step(forward, frozen)
-            step = make_train_step(forward, experiment.method, optimizer, frozen)
+            metrics_file = MetricsFile(self.run_dir / METRICS, int(state.step))
             try:
                 with within_memory(TOO_LARGE):
                     state = self._loop(step, self.place_state(state), checkpoints, metrics_file)
@@ -125,6 +138,30 @@ class _Run:
         finally:
             checkpoints.close()
         return self._finish(state)
+
+    def _begin_compiling(self, background: Background, step, frozen: dict, state: TrainState) -> None:
+        """Begins to compile what the run will need; everything here is shapes."""
+        backbone, start = self.experiment.backbone, saved_step(self.run_dir / CHECKPOINTS)
+        left = 0 if (self.run_dir / RESULT).exists() else self.steps - start
+
+        def on(sharding, tree):
+            return jax.tree.map(lambda leaf: shape_of(leaf, sharding), tree)
+
+        rows, everywhere = row_sharding(backbone.mesh), replicated(backbone.mesh)
+        # The first of each shape; parts of a batch are compiled for when they come.
+        if left > 0 and self.data.accumulate == 1:
+            batches = list(islice(self.data.train_batches(start), min(left, LOOKED_AHEAD)))
+            shapes = {batch.inputs.ids.shape: on(rows, batch) for batch in batches}
+            step.ahead.begin(background, [(frozen, on(everywhere, state), batch) for batch in shapes.values()])
+            sizes = " and ".join("x".join(map(str, shape)) for shape in shapes)
+            meanwhile = "" if backbone.reading is None or backbone.reading.done() else ", while the weights load"
+            self.reporter.say(
+                f"compiling the train step (attention by {backbone.module.attention}), {sizes} tokens{meanwhile} ..."
+            )
+        if self.data.validation is not None and (left > 0 or not start):
+            conditioning = jax.eval_shape(self.fold, state.trainable)
+            learned = on(everywhere, (conditioning, state.trainable.get("head", {})))
+            self.eval_step.ahead.begin(background, [(frozen, *learned, on(rows, next(self.data.validation.batches())))])
 
     def _resume(self, checkpoints: Checkpoints, state: TrainState) -> TrainState:
         if checkpoints.latest() is None:
@@ -154,16 +191,23 @@ class _Run:
             self._evaluate(state, 0, metrics_file)
         if start >= self.steps or self.record["stopped"]:
             return state
-        self.reporter.say(f"compiling the train step (attention by {self.experiment.backbone.module.attention}) ...")
+        if self.data.accumulate > 1:
+            self.reporter.say(
+                f"compiling the train step (attention by {self.experiment.backbone.module.attention}) ..."
+            )
         self.reporter.start(self.steps, start)
         meter, batch_size = Meter(), self.data.batch_size
         for number, batch in enumerate(self.data.train_batches(start), start + 1):
-            state, figures = step(state, self.place(batch))
+            batch, did = self.place(batch), "compiled and took"
+            if number == start + 1 and (seconds := step.ahead.seconds(batch)) is not None:
+                self.reporter.say(f"compiled in {seconds:.1f} s")
+                did, meter = "took", Meter()
+            state, figures = step(state, batch)
             pending.append(figures)
             meter.add(batch_size)
             if number == start + 1:
                 jax.block_until_ready(state)
-                self.reporter.say(f"compiled and took the first step in {meter.seconds():.1f} s")
+                self.reporter.say(f"{did} the first step in {meter.seconds():.1f} s")
                 meter = Meter()  # rates leave compilation out
             if number % self.experiment.config.train.log_every == 0 or number == self.steps:
                 self._log(pending, number, meter, metrics_file)

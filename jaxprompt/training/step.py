@@ -8,6 +8,8 @@ import optax
 from flax import struct
 
 from jaxprompt.machine import compiler
+from jaxprompt.machine.ahead import Ahead
+from jaxprompt.machine.sharding import replicated
 from jaxprompt.methods import Method, fold
 from jaxprompt.scoring.forward import Forward
 from jaxprompt.types import Batch
@@ -45,6 +47,7 @@ def make_train_step(
     optimizer step: their gradients are added, each weighted by what it scored. The state passed in is consumed.
 
     `step.jitted` is the compiled function and `step.frozen` its first argument, for those who lower or inspect it.
+    `step.ahead` compiles it before the first call, for which `frozen` may be shapes; by the first call it must be filled.
 
     Metrics: `loss` (mean over what was scored), `count`, `grad_norm`.
     """
@@ -74,17 +77,21 @@ def make_train_step(
     def add_gradient(frozen, trainable, total, batch):
         return jax.tree.map(jnp.add, total, gradient(frozen, trainable, batch))
 
-    train_step = compiler.jit(train_step, donate_argnames="state")
+    # The state comes out where it goes in: elsewhere, a second step would be another program.
+    whole = replicated(forward.backbone.mesh)
+    train_step = compiler.jit(train_step, donate_argnames="state", out_shardings=(whole, None))
     add_gradient = compiler.jit(add_gradient, donate_argnames="total")
-    first_gradient, apply_update = compiler.jit(gradient), compiler.jit(update, donate_argnames="state")
+    first_gradient = compiler.jit(gradient)
+    apply_update = compiler.jit(update, donate_argnames="state", out_shardings=(whole, None))
+    ahead = Ahead(train_step)
 
     def step(state: TrainState, batch: Batch | list[Batch]) -> tuple[TrainState, dict]:
         if isinstance(batch, Batch):
-            return train_step(frozen, state, batch)
+            return ahead(frozen, state, batch)
         total = first_gradient(frozen, state.trainable, batch[0])
         for part in batch[1:]:
             total = add_gradient(frozen, state.trainable, total, part)
         return apply_update(state, total)
 
-    step.jitted, step.frozen = train_step, frozen
+    step.jitted, step.frozen, step.ahead = train_step, frozen, ahead
     return step

@@ -1,10 +1,11 @@
 """Hugging Face weights to a sharded parameter tree, one parameter at a time, without torch."""
 
+import dataclasses
 import functools
 import os
 import re
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh
 
 from jaxprompt.errors import InputError
-from jaxprompt.machine.sharding import param_shardings
-from jaxprompt.models import init_params, quantized
+from jaxprompt.models import quantized
 from jaxprompt.models.families import Family, Weight
 from jaxprompt.weights import parts
 from jaxprompt.weights.files import ModelFiles, shorten
+from jaxprompt.weights.planned import planned_params
 from jaxprompt.weights.safetensors_file import type_name
 
 # What weights may be stored as.
@@ -52,18 +53,70 @@ def canonical_names(files: ModelFiles, family: Family) -> dict[str, str]:
     return names
 
 
-def load_params(
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """The parameters of a module in its files: found and of the right shapes, not yet read.
+
+    Attributes:
+      planned: by path, what each parameter will be.
+      rows: where each lies in the files.
+      names: canonical -> stored name.
+      copies: (name, of what) of all that is a copy.
+      used: canonical -> stored name of the weights used.
+    """
+
+    files: ModelFiles
+    family: Family
+    planned: dict[str, Any]
+    rows: list[Weight]
+    names: dict[str, str]
+    copies: list[tuple[str, str]]
+    used: dict[str, str]
+
+    def read(self, stopped: Callable[[], bool] = lambda: False) -> Any:
+        """Reads the parameter tree, cast to the module's dtype and placed.
+
+        Each device's part of a parameter is filled straight from the mapped files; at most two parameters are on the
+        host at a time, beside those that stay there because it is the device.
+
+        Args:
+          stopped: asked before each parameter; true: no one waits for them any more.
+
+        Raises:
+          InputError: a copy, or a head that config.json ties to the word embedding, that differs from what it is a copy
+            of; numbers that are not finite; a weight that float16 cannot hold.
+        """
+        files, names = self.files, self.names
+        _check_copies(files, self.family, self.copies, names, self.used)
+        params: dict[str, Any] = {}
+        previous = None
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for row in self.rows:
+                if stopped():
+                    raise CancelledError
+                leaf = self.planned[row.path]
+                stored = {names[name]: files.tensors[names[name]] for name in _layer_names(row, leaf)}
+                reader = _quantizing_reader if isinstance(leaf, quantized.Quantized) else _reader
+                params[row.path] = jax.tree.map(
+                    lambda array, read: jax.make_array_from_callback(array.shape, array.sharding, read, array.dtype),
+                    leaf,
+                    reader(pool, files.folder, stored, row, leaf),
+                )
+                # The transfer of one parameter runs while the next is read, and no further ahead.
+                jax.block_until_ready(previous)
+                previous = params[row.path]
+        return unflatten_dict(params, sep="/")
+
+
+def find_params(
     files: ModelFiles,
     names: Mapping[str, str],
     family: Family,
     module: nn.Module,
     mesh: Mesh,
     quantize: str | None = None,
-) -> tuple[Any, dict[str, str]]:
-    """Reads the parameters of `module`, cast to its dtype and placed.
-
-    Each device's part of a parameter is filled straight from the mapped files; at most two parameters are on the host
-    at a time, beside those that stay there because it is the device.
+) -> Stored:
+    """Finds the parameters of `module` in its files, by names and shapes alone.
 
     Args:
       files: an opened folder.
@@ -73,19 +126,13 @@ def load_params(
       mesh: on which `jaxprompt.machine.sharding.PARAM_RULES` says what goes where.
       quantize: "int8" or "int4" for the matrices of attention and MLP; they become `Quantized`.
 
-    Returns:
-      The parameter tree, and canonical -> stored name of the weights used.
-
     Raises:
-      InputError: missing, unexpected, mis-shaped and mis-typed weights, all in one line; a copy, or a head that
-        config.json ties to the word embedding, that differs from what it is a copy of; a weight that float16 cannot
-        hold; a setting of config.json that asks for weights which the family's files do not have.
+      InputError: missing, unexpected, mis-shaped and mis-typed weights, all in one line; a setting of config.json that
+        asks for weights which the family's files do not have.
     """
-    boxed = jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
-    expected = flatten_dict(nn.meta.unbox(boxed), sep="/")
-    shardings = flatten_dict(param_shardings(boxed, mesh), sep="/")
-    rows = [weight for weight in family.weights(module.config) if weight.path in expected]
-    unnamed = sorted(set(expected) - {row.path for row in rows})
+    planned = planned_params(module, mesh, quantize)
+    rows = [weight for weight in family.weights(module.config) if weight.path in planned]
+    unnamed = sorted(set(planned) - {row.path for row in rows})
     if unnamed:
         raise InputError(
             f"{files.folder / 'config.json'} asks for {shorten(unnamed)}, for which model_type {family.name} has "
@@ -95,28 +142,8 @@ def load_params(
     stand_ins = {original: names[copy] for copy, original in copies if copy in names and original not in names}
     needed = {row.name for row in rows}
     names = {**names, **{original: stored for original, stored in stand_ins.items() if original in needed}}
-    used = _check(files, family, rows, expected, names)
-    _check_copies(files, family, copies, names, used)
-    params: dict[str, Any] = {}
-    previous = None
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for row in rows:
-            leaf, sharding = expected[row.path], shardings[row.path]
-            stored = {names[name]: files.tensors[names[name]] for name in _layer_names(row, leaf)}
-            if quantize is not None and quantized.is_quantizable(row.path, leaf.shape):
-                leaf = quantized.KINDS[quantize].abstract(leaf.shape)
-                sharding = quantized.shardings(leaf, sharding)
-                reads = _quantizing_reader(pool, files.folder, stored, row, leaf)
-            else:
-                reads = _reader(pool, files.folder, stored, row, leaf)
-            params[row.path] = jax.tree.map(
-                lambda array, sharding, read: jax.make_array_from_callback(array.shape, sharding, read, array.dtype),
-                *(leaf, sharding, reads),
-            )
-            # The transfer of one parameter runs while the next is read, and no further ahead.
-            jax.block_until_ready(previous)
-            previous = params[row.path]
-    return unflatten_dict(params, sep="/"), used
+    used = _check(files, family, rows, planned, names)
+    return Stored(files, family, planned, rows, names, copies, used)
 
 
 def _layer_names(row: Weight, leaf: jax.ShapeDtypeStruct) -> list[str]:

@@ -4,7 +4,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 from typing import Any
 
 import flax.linen as nn
@@ -14,8 +14,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxprompt.machine.sharding import param_shardings
 from jaxprompt.models import init_params
-from jaxprompt.models.quantized import KINDS, Quantized, is_quantizable, shardings
+from jaxprompt.models.quantized import Quantized
 from jaxprompt.weights.parts import Index, aligned_empty
+from jaxprompt.weights.planned import planned_params
 
 # Of all matrices, as in the modules' own starts.
 _STD = 0.02
@@ -27,25 +28,25 @@ _BLOCK = (128, 2048)
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
-def random_params(module: nn.Module, seed: int, quantize: str | None = None) -> Any:
-    """Returns random parameters of `module` on its mesh, in its dtype or quantised as `load_params` would.
+def random_params(
+    module: nn.Module, seed: int, quantize: str | None = None, stopped: Callable[[], bool] = lambda: False
+) -> Any:
+    """Returns random parameters of `module` on its mesh, in its dtype or quantised as read ones would be.
 
     They are the same on every mesh, and no device's part of a parameter is ever held wider than it is kept. The bit
-    patterns of a quantised weight are equally likely, so that its numbers are uniform.
+    patterns of a quantised weight are equally likely, so that its numbers are uniform. `stopped` as in `Stored.read`.
     """
     key = jax.random.key(seed)
-    boxed = jax.eval_shape(lambda: init_params(module, key))
-    where = flatten_dict(param_shardings(boxed, module.mesh), sep="/")
-    leaves = flatten_dict(nn.meta.unbox(boxed), sep="/")
     large = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for number, (path, leaf) in enumerate(sorted(leaves.items())):
+        for number, (path, leaf) in enumerate(sorted(planned_params(module, module.mesh, quantize).items())):
+            if stopped():
+                raise CancelledError
             draw = functools.partial(_array, pool, (seed, number))
-            if quantize is not None and is_quantizable(path, leaf.shape):
-                leaf = KINDS[quantize].abstract(leaf.shape)
-                large[path] = _quantized(draw, leaf, shardings(leaf, where[path]))
+            if isinstance(leaf, Quantized):
+                large[path] = _quantized(draw, leaf)
             elif leaf.size > _LARGE:
-                large[path] = draw(leaf, where[path], _normal)
+                large[path] = draw(leaf, _normal)
             else:
                 continue
             jax.block_until_ready(large[path])
@@ -62,16 +63,16 @@ def _small(module, key, without: tuple[str, ...]) -> dict[str, jax.Array]:
     return jax.lax.with_sharding_constraint(kept, {path: where[path] for path in kept})
 
 
-def _quantized(draw: Callable[..., jax.Array], leaf: Quantized, sharding: Quantized) -> Quantized:
+def _quantized(draw: Callable[..., jax.Array], leaf: Quantized) -> Quantized:
     levels = 256 if leaf.values.dtype == np.int8 else 16
     step = _STD * 12**0.5 / levels  # of a uniform distribution with that deviation
     scale = jax.make_array_from_callback(
         leaf.scale.shape,
-        sharding.scale,
+        leaf.scale.sharding,
         lambda index: np.full([len(range(*at.indices(n))) for at, n in zip(index, leaf.scale.shape, strict=True)], step)
         .astype(leaf.scale.dtype),
     )  # fmt: skip
-    return leaf.replace(values=draw(leaf.values, sharding.values, _bytes), scale=scale)
+    return leaf.replace(values=draw(leaf.values, _bytes), scale=scale)
 
 
 def _normal(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -84,9 +85,7 @@ def _bytes(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray
     return generator.integers(0, 256, shape, np.uint8)
 
 
-def _array(
-    pool: Executor, seed: tuple[int, ...], leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding, draw: Draw
-) -> jax.Array:
+def _array(pool: Executor, seed: tuple[int, ...], leaf: jax.ShapeDtypeStruct, draw: Draw) -> jax.Array:
     """Draws matrices `[rows, columns]` or, one per layer, `[layers, rows, columns, ...]`."""
     stacked = leaf.shape if len(leaf.shape) > 2 else (1, *leaf.shape)
 
@@ -112,7 +111,7 @@ def _array(
         bounds = tuple(at.indices(size)[:2] for at, size in zip(index, stacked, strict=True))
         return read(*bounds).reshape([stop - start for start, stop in bounds[-len(leaf.shape) :]])
 
-    return jax.make_array_from_callback(leaf.shape, sharding, part)
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
 
 
 def _blocks(bounds: tuple[tuple[int, int], ...]) -> Iterator[tuple[tuple[int, ...], Index, Index]]:

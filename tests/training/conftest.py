@@ -1,5 +1,7 @@
 """Runs of which only the loop is real."""
 
+from types import SimpleNamespace
+
 import jax
 import pytest
 
@@ -21,6 +23,7 @@ def scripted(stories, quiet, monkeypatch):
             state = state.replace(step=state.step + 1, trainable=trainable)
             return state, {"loss": 1.0, "count": 1.0, "grad_norm": 0.0}
 
+        step.ahead = SimpleNamespace(begin=lambda *args: None, seconds=lambda batch: None)
         return step
 
     def run(tree, evaluations, backbone=stories):

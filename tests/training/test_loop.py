@@ -84,6 +84,7 @@ def test_a_killed_run_resumes_to_the_bit_identical_prompt(stories, rows, tmp_pat
                 raise Killed
             return step(state, batch)
 
+        counted.ahead = step.ahead
         return counted
 
     monkeypatch.setattr(loop, "make_train_step", dies)
@@ -268,7 +269,12 @@ def test_a_step_that_finds_no_memory_stops_with_advice(stories, rows, tmp_path, 
 
     def hungry(*args):
         step = real(*args)
-        return lambda state, batch: step(state, batch) if int(state.step) < 3 else jnp.zeros(1 << 50, jnp.int8)
+
+        def eats(state, batch):
+            return step(state, batch) if int(state.step) < 3 else jnp.zeros(1 << 50, jnp.int8)
+
+        eats.ahead = step.ahead
+        return eats
 
     monkeypatch.setattr(loop, "make_train_step", hungry)
     with pytest.raises(
