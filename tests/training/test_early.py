@@ -122,8 +122,7 @@ print("ahead")
 @pytest.mark.slow
 def test_the_programs_fit_where_things_lie_on_eight_devices(rows, tmp_path):
     trees = [
-        # One step: the compiler splits the state that comes out, so that the second step is another program there.
-        {**config(rows, tmp_path / str(number), train={"steps": 1}), "mesh": {"fsdp": 2, "tensor": 2}, **more}
+        {**config(rows, tmp_path / str(number), train={"steps": 3}), "mesh": {"fsdp": 2, "tensor": 2}, **more}
         for number, more in enumerate(({}, {"unroll": True, "template": "Rate {soft:3} {text} {target}"}))
     ]
     assert run_on_eight_devices(EIGHT_DEVICES, json.dumps(trees)).splitlines()[-1] == "ahead"
