@@ -1,7 +1,6 @@
-"""`python -m jaxprompt`."""
+"""`python -m jaxprompt` is the `jaxprompt` command."""
 
-import sys
+from jaxprompt.commands import command
 
-from jaxprompt.commands import main
-
-sys.exit(main())
+if __name__ == "__main__":
+    command()

@@ -59,7 +59,7 @@ def load_backbone(
         with the square of the row. "auto" is the one for this machine, or XLA where that has none for such a model.
       unroll: gives every layer weights and code of its own, where they are else one stack and one loop, which copies
         weights out of the stack and what it keeps into another. Faster, above all text generation; 1.2 to 3
-        times as long to compile, and on a CPU a train step takes more memory. None: on a GPU that holds all weights.
+        times as long to compile, and on a CPU a train step takes more memory. None: a loop.
       matmul_precision: of products of float32, which a GPU and a TPU compute in fewer bits unless told: "highest" is
         float32 as on a CPU; "high" and "default" are faster, for the layers; embeddings, heads and losses stay exact.
 
@@ -106,11 +106,10 @@ def begin_backbone(
     eos_ids, forced_bos_id, forced_eos_id = _special_ids(generation, source, config_json, config)
     module = build(config, kind, remat, mesh, attention, matmul_precision)
     stored = find_params(files, names, family, module, mesh, quantize)
-    apart = _unrolled(unroll, mesh)
 
     def read():
         params = stored.read(background.stopped)
-        return unstack(params) if apart else params, fingerprint(files, config, stored.used)
+        return unstack(params) if unroll else params, fingerprint(files, config, stored.used)
 
     (reading,) = background.begin(read)
     return Backbone(
@@ -118,7 +117,7 @@ def begin_backbone(
         family=family.name,
         config=config,
         module=module,
-        params=_shapes(stored.planned, apart),
+        params=_shapes(stored.planned, unroll),
         mesh=mesh,
         fingerprint="",
         dtype=kind,
@@ -154,12 +153,12 @@ def _random(
     background, ref, family, config, seed, tokenizer, dtype, mesh, remat, quantize, attention, unroll, precision
 ) -> Backbone:
     module = build(config, _dtype(dtype), remat, mesh, attention, precision)
-    quantize, apart = check_quantize(quantize), _unrolled(unroll, mesh)
+    quantize = check_quantize(quantize)
     identity = hashlib.sha256(f"{config!r} {seed}".encode()).hexdigest()[:16]
 
     def read():
         params = random_params(module, seed, quantize, background.stopped)
-        return unstack(params) if apart else params, identity
+        return unstack(params) if unroll else params, identity
 
     (reading,) = background.begin(read)
     return Backbone(
@@ -167,7 +166,7 @@ def _random(
         family=family,
         config=config,
         module=module,
-        params=_shapes(planned_params(module, mesh, quantize), apart),
+        params=_shapes(planned_params(module, mesh, quantize), unroll),
         mesh=mesh,
         fingerprint="",
         dtype=module.dtype,
@@ -176,15 +175,7 @@ def _random(
     )
 
 
-def _unrolled(unroll: bool | None, mesh: Mesh) -> bool:
-    """Whether layers get weights of their own, see `load_backbone`."""
-    if unroll is None:
-        # Split weights are gathered before use; a loop bounds how many layers' are at a time.
-        return mesh.devices.flat[0].platform == "gpu" and mesh.shape["fsdp"] == 1
-    return unroll
-
-
-def _shapes(planned: Mapping[str, Any], unrolled: bool) -> Any:
+def _shapes(planned: Mapping[str, Any], unrolled: bool | None) -> Any:
     """The tree that the parameters will be."""
     params = unflatten_dict(planned, sep="/")
     return unstacked_shapes(params) if unrolled else params

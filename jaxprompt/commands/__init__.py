@@ -11,6 +11,14 @@ COMMANDS = ("train", "evaluate", "predict", "generate", "quickstart")
 INTERRUPTED = "jaxprompt: interrupted; the same command resumes a run from its last checkpoint"
 
 
+def command() -> None:
+    """The process: one command, and its exit status."""
+    status = main()
+    from jaxprompt.machine.background import leave
+
+    leave(status)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command.
 

@@ -152,7 +152,7 @@ class Config(Options):
     )
     unroll: bool | None = Field(
         None,
-        description="layers one by one, not in a loop: faster, longer to compile; unset: on a GPU with all weights",
+        description="layers one by one, not in a loop: faster, longer to compile; unset: in a loop but to generate text",
     )
     template: str = Field(description='layout of an example, such as "{soft:20} {text} It was {target}"')
     method: METHOD.section() = METHOD.options[METHOD.default]()

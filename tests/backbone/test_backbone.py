@@ -2,7 +2,6 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 
 from jaxprompt.backbone import load_backbone, random_backbone
-from jaxprompt.backbone.load import _unrolled
 from jaxprompt.backbone.padded import _forward
 from jaxprompt.errors import InputError
 from jaxprompt.ops.attention import joined_padding
@@ -247,15 +245,6 @@ def test_parameters_are_arguments_of_the_program():
     stories = load_backbone(GOLDEN / "stories260K")
     lowered = _forward.lower(stories.module, True, stories.params, IDS, np.ones_like(IDS), None, None)
     assert len(lowered.as_text()) < 100_000
-
-
-@pytest.mark.parametrize(
-    ("platform", "fsdp", "asked", "unrolled"),
-    [("gpu", 1, None, True), ("gpu", 2, None, False), ("gpu", 1, False, False), ("cpu", 1, None, False)],
-)
-def test_layers_are_unrolled_by_default_where_a_gpu_has_all_weights(platform, fsdp, asked, unrolled):
-    mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]), shape={"fsdp": fsdp})
-    assert _unrolled(asked, mesh) == unrolled
 
 
 @pytest.mark.parametrize("name", ["gpt2", "t5"])

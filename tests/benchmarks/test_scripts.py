@@ -13,7 +13,7 @@ from workloads import Workload
 
 from tests.conftest import STORIES
 
-SCRIPTS = ("compiled", "loading", "quality", "quantization", "scaling", "throughput", "vs_peft")
+SCRIPTS = ("card", "compiled", "loading", "quality", "quantization", "scaling", "throughput", "vs_peft")
 WORDS = ["the", "film", "was", "a", "slow", "and", "very", "quiet", "story", "of", "two", "old", "friends"]
 
 
