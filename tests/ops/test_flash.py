@@ -7,6 +7,7 @@ import pytest
 
 from jaxprompt.ops import attention, flash
 from jaxprompt.ops.attention import AttentionOptions, View, attend, windowed
+from tests.devices import run_on_eight_devices
 
 ROWS, SEQ, HEADS, KV_HEADS, DIM, PREFIX = 2, 7, 6, 2, 4, 5
 
@@ -92,3 +93,40 @@ def test_a_scale_that_the_program_computes(monkeypatch):
 )
 def test_blocks_pad_little(seq, keys, block):
     assert flash.block_size(seq, keys) == block and block * keys <= flash.LOGITS
+
+
+EIGHT_DEVICES = """
+import json
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxprompt.machine.sharding import make_mesh
+from jaxprompt.ops import attention
+from jaxprompt.ops.attention import AttentionOptions, View, attend
+
+attention.PALLAS_QUERIES = 2
+mesh, rng = make_mesh(2, 2, 2), np.random.default_rng(0)
+far = 0.0
+for rows, kv_heads in ((8, 2), (3, 2), (4, 1)):  # split by rows and heads; by heads alone; by rows alone
+    shapes = [(rows, 7, 6, 4), *[(rows, 7, kv_heads, 4)] * 2, *[(5, kv_heads, 4)] * 2]
+    given = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+    bias = jnp.asarray(rng.normal(size=(1, 6, 7, 12)), jnp.float32)
+    seen = jnp.broadcast_to(jnp.tri(7, dtype=bool), (rows, 7, 7)).at[1, 4, :4].set(False)
+    view = View(seen, row_bias=bias[..., 5:], prefix_bias=bias[..., :5], causal=True)
+
+    def loss(options, q, k, v, *shared):
+        return (attend(q, k, v, view, options, shared) ** 2).sum()
+
+    def found(name, mesh):
+        step = jax.value_and_grad(lambda *given: loss(AttentionOptions(0.4, None, name, mesh), *given), argnums=range(5))
+        return jax.jit(step)(*given)
+
+    for a, b in zip(*map(jax.tree.leaves, (found("pallas", mesh), found("xla", None)))):
+        far = max(far, float(np.abs(a - b).max() / np.abs(b).max()))
+print(json.dumps(far))
+"""
+
+
+@pytest.mark.slow
+def test_split_over_eight_devices():
+    assert float(run_on_eight_devices(EIGHT_DEVICES).splitlines()[-1]) < 1e-5
