@@ -6,10 +6,12 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pydantic
 
 from jaxprompt.errors import InputError
 from jaxprompt.machine.files import cannot_write
@@ -22,8 +24,20 @@ def saved_step(folder: Path) -> int:
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
+class Record(pydantic.BaseModel, strict=True):
+    """What a resumed run goes on from, beside the state."""
+
+    backbone: str
+    data: str
+    best: dict[str, Any] | None
+    best_step: int | None
+    evaluations_since_best: int
+    train_loss: float | None
+    stopped: bool
+
+
 class Checkpoints:
-    """The checkpoints of one run: the state (trainable, optimizer state, step, rng) and a JSON record beside it.
+    """The checkpoints of one run: the state (trainable, optimizer state, step, rng) and a `Record` beside it, as JSON.
 
     Frozen weights are never written; the record carries their fingerprint.
     """
@@ -62,7 +76,7 @@ class Checkpoints:
     def restore(self, like: TrainState) -> tuple[TrainState, dict]:
         """Reads the newest checkpoint into the structure and shapes of `like`.
 
-        Raises InputError when it does not fit, such as after a change of the prompt's length.
+        Raises InputError when it does not fit, such as after a change of the prompt's length, or holds another record.
         """
         step = self.latest()
         like_tree = like.replace(rng=jax.random.key_data(like.rng))
@@ -70,8 +84,13 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore())
         try:
             restored = self._manager.restore(step, args=args)
-        except (ValueError, KeyError, OSError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            Record.model_validate(restored["record"])
+        except (ValueError, KeyError, OSError) as error:  # pydantic's are ValueErrors
+            if isinstance(error, pydantic.ValidationError):
+                first = error.errors()[0]
+                reason = f"its record's {'.'.join(map(str, first['loc'])) or 'kind'}: {first['msg']}"
+            else:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
                 f"checkpoint {step} in {str(self._manager.directory)!r} cannot be restored ({reason[:160]}): "
                 "delete it to resume from the one before"

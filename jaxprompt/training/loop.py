@@ -88,7 +88,7 @@ class _Run:
         self.place = lambda batch: jax.device_put(batch, row_sharding(mesh))
         self.place_state = lambda state: jax.device_put(state, replicated(mesh))
         self.fold = jax.jit(partial(fold, experiment.method))
-        # What a resumed run goes on from, beside the state: saved with every checkpoint.
+        # As `Record` of a checkpoint.
         self.record = {
             "backbone": None,
             "data": data.fingerprint,

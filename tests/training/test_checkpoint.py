@@ -14,6 +14,9 @@ from jaxprompt.training.step import init_state
 
 OPTIMIZER = optax.sgd(0.1)
 
+RECORD = {"backbone": "b", "data": "d", "best": None, "best_step": None, "evaluations_since_best": 0}
+RECORD |= {"train_loss": 0.5, "stopped": False}
+
 
 def state(step):
     return init_state({"prompt": {"soft": jnp.full((2, 3), float(step))}}, OPTIMIZER).replace(step=jnp.asarray(step))
@@ -24,7 +27,7 @@ def kept(tmp_path):
     """A folder with a checkpoint of step 1."""
     folder = tmp_path / "run" / "checkpoints"
     checkpoints = Checkpoints(folder, keep=2)
-    checkpoints.save(state(1), {"best": None})
+    checkpoints.save(state(1), RECORD)
     checkpoints.close()
     return folder
 
@@ -36,7 +39,7 @@ def test_a_folder_that_went_is_one_line(kept, instead):
     if instead == "file":
         kept.parent.write_bytes(b"")
     with pytest.raises(InputError, match=r"cannot be written .*: its folder is gone"):
-        checkpoints.save(state(2), {"best": None})
+        checkpoints.save(state(2), RECORD)
     checkpoints.close()
     assert not kept.exists()
 
@@ -45,7 +48,7 @@ def test_a_file_in_its_place_is_one_line(tmp_path):
     (tmp_path / "checkpoints").write_bytes(b"")
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
     with pytest.raises(InputError, match="checkpoints' cannot be written"):
-        checkpoints.save(state(2), {"best": None})
+        checkpoints.save(state(2), RECORD)
 
 
 def test_a_full_disk_is_one_line_and_keeps_the_last(kept, monkeypatch):
@@ -56,7 +59,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last(kept, monkeypatch):
 
     monkeypatch.setattr(checkpoints._manager, "save", full)
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\): free space"):
-        checkpoints.save(state(2), {"best": None})
+        checkpoints.save(state(2), RECORD)
     monkeypatch.setattr(checkpoints._manager, "wait_until_finished", full)
     with pytest.raises(InputError, match="No space left"):
         checkpoints.close()
@@ -71,7 +74,7 @@ def test_a_process_whose_checkpoint_cannot_be_made_ends(kept):
 import sys
 sys.path.insert(0, {str(kept.parent)!r})
 from pathlib import Path
-from tests.training.test_checkpoint import Checkpoints, state
+from tests.training.test_checkpoint import RECORD, Checkpoints, state
 folder = Path({str(kept)!r})
 checkpoints = Checkpoints(folder, keep=2)
 made = Path.mkdir
@@ -82,7 +85,7 @@ import os
 os.mkdir = once
 os.makedirs = once
 try:
-    checkpoints.save(state(2), {{"best": None}})
+    checkpoints.save(state(2), RECORD)
     checkpoints.close()
 except Exception as error:
     print(str(error)[:200])

@@ -137,3 +137,22 @@ def test_files_that_a_kill_cut_in_a_line_do_not_stop_a_run(scripted, here, cut):
     cut_result()
     assert scripted(settings, []).metrics == whole.metrics
     assert result.read_bytes() == Path("whole/result.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda record: record.pop("data"), "its record's data: Field required"),
+        (lambda record: record.update(best_step="2"), "its record's best_step: Input should be a valid integer"),
+        (lambda record: record.update(best=[1]), "its record's best"),
+    ],
+)
+def test_a_record_of_another_kind_is_refused_by_name(scripted, here, change, said):
+    scripted(tree(), evaluations(3))
+    file = here / "run" / "checkpoints" / "2" / "record" / "metadata"
+    record = json.loads(file.read_text())
+    change(record)
+    file.write_text(json.dumps(record))
+    with pytest.raises(InputError, match=said) as error:
+        scripted(tree(), [])
+    assert "delete it to resume from the one before" in str(error.value)
