@@ -193,3 +193,14 @@ def test_a_wide_model_gets_long_rows_where_they_pad_less():
     narrow, wide = (plan_rows(examples, order, width=width) for width in (256, 4096))
     assert narrow.row_length < 500 < wide.row_length
     assert wide.rows[0] * wide.row_length < 0.9 * narrow.rows[0] * narrow.row_length
+
+
+def test_a_second_row_count_has_to_pay_for_its_compilation():
+    examples = [make_example(length) for length in np.random.default_rng(0).integers(20, 60, 400)]
+    order = Order(400, 8)
+    free, dear = plan_rows(examples, order), plan_rows(examples, order, another=1e9)
+    assert (len(free.rows), len(dear.rows)) == (2, 1)
+    # One more that holds every batch, at little more padding.
+    assert dear.rows[0] * dear.row_length <= 1.3 * free.rows[-1] * free.row_length
+    batches = [pack([examples[i] for i in order.batch(step)], dear) for step in range(40)]
+    assert {batch.inputs.ids.shape for batch in batches} == {(dear.rows[0], dear.row_length)}

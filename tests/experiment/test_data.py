@@ -1,7 +1,9 @@
 """From rows to batches: what errors name, and what a batch costs."""
 
+import dataclasses
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from jaxprompt.config import load_config
 from jaxprompt.data.sources import open_source
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import build
-from jaxprompt.experiment.data import TrainingData
+from jaxprompt.experiment.data import TrainingData, make_loader
 from jaxprompt.inference.predict import predict
 from jaxprompt.prompts import Prompt
 from jaxprompt.types import Conditioning
@@ -73,3 +75,18 @@ def test_a_text_of_a_file_that_is_too_long_is_told_with_the_file(stories, tmp_pa
         jaxprompt.generate(
             stories, open_source("rows.jsonl"), Prompt(info={"template": "{text}{target}", "max_length": 5000})
         )
+
+
+def test_an_accelerator_compiles_for_one_row_count_unless_the_run_is_long(stories, rows, monkeypatch):
+    """Where a program takes as long to compile as thousands of steps; on a CPU it takes as long as a few."""
+    long = [{**row, "text": " ".join([row["text"]] * (1 + n % 5))} for n, row in enumerate(4 * rows)]
+
+    def counts(platform, steps):
+        chip = SimpleNamespace(platform=platform)
+        mesh = SimpleNamespace(devices=np.array([chip]), shape={"data": 1, "fsdp": 1, "tensor": 1}, size=1)
+        here = experiment(stories, long, train={"steps": steps, "batch_size": 6})
+        here = dataclasses.replace(here, backbone=dataclasses.replace(stories, mesh=mesh))
+        return make_loader(here, here.encode(long), 6).plan.rows
+
+    assert len(counts("cpu", 300)) == 2 == len(counts("gpu", 10**9))
+    assert len(counts("gpu", 300)) == len(counts("tpu", 300)) == 1
