@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -73,6 +74,14 @@ def train(config, *, backbone=None, reporter: Reporter | None = None, **override
         experiment = build(config, backbone, reporter, background=background)
         data = TrainingData.load(experiment)
         return _Run(experiment, data, run_dir, reporter).run(background)
+
+
+def _one_ahead(batches: Iterator) -> Iterator:
+    """Yields batches, the next one packed and on its way before a step is waited for: the devices never wait for it."""
+    batch = next(batches)
+    for following in batches:
+        yield batch
+        batch = following
 
 
 class _Run:
@@ -197,8 +206,8 @@ class _Run:
             )
         self.reporter.start(self.steps, start)
         meter, batch_size = Meter(), self.data.batch_size
-        for number, batch in enumerate(self.data.train_batches(start), start + 1):
-            batch, did = self.place(batch), "compiled and took"
+        for number, batch in enumerate(_one_ahead(map(self.place, self.data.train_batches(start))), start + 1):
+            did = "compiled and took"
             if number == start + 1 and (seconds := step.ahead.seconds(batch)) is not None:
                 self.reporter.say(f"compiled in {seconds:.1f} s")
                 did, meter = "took", Meter()
