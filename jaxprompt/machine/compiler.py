@@ -55,6 +55,9 @@ class jit:
     def __call__(self, *values: Any, **named: Any) -> Any:
         return self._jitted(*values, **named)
 
+    def trace(self, *values: Any, **named: Any) -> jax.stages.Traced:
+        return self._jitted.trace(*values, **named)
+
     def lower(self, *values: Any, **named: Any) -> jax.stages.Lowered:
         return self._jitted.lower(*values, **named)
 

@@ -243,7 +243,7 @@ def test_bad_input_is_one_line_and_status_2_and_changes_nothing(here, capsys, ca
     out, err = capsys.readouterr()
     *progress, last = err.splitlines()
     assert last.startswith("jaxprompt: error: ") and says in last, err
-    assert all(line.startswith("loading ") for line in progress), err
+    assert all(line.startswith(("loading ", "loaded ")) for line in progress), err
     assert out == ""
     assert contents(here) == before
 
