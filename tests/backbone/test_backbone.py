@@ -292,7 +292,7 @@ def test_what_a_model_cannot_do(llama, bert):
         bert.apply(bert.params, rows(IDS), cache=bert.empty_cache(2, 5))
     with pytest.raises(InputError, match="no pooler"):
         llama.pool(llama.params, soft_prompt(1))
-    with pytest.raises(InputError, match="no (usable )?tokenizer"):
+    with pytest.raises(InputError, match=r"no (usable )?tokenizer"):
         _ = llama.tokenizer
 
 
