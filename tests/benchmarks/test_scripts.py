@@ -51,6 +51,7 @@ def test_the_worker_of_a_comparison_takes_its_steps(reviews, stories, objective)
     assert len(losses) == 2 and np.isfinite(losses).all()
 
 
+@pytest.mark.slow
 def test_throughput_scaling_and_quantization_take_a_step(reviews, stories):
     template = ["--model", STORIES, "--data", str(reviews), "--template", "{soft} {sentence} {target}"]
     args = throughput.parser().parse_args([*template, "--prompt-length", "2", "--batch-size", "4", "--steps", "1"])

@@ -53,6 +53,7 @@ def test_a_file_gives_back_what_was_folded(stories, rows, tmp_path, name):
     assert again.info["method"] == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNING)
 def test_killed_and_resumed_is_uninterrupted_and_what_is_kept_scores_as_what_is_learned(
     stories, rows, tmp_path, quiet, name
@@ -125,6 +126,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_take_the_step_of_one():
     for one, split in json.loads(run_on_eight_devices(EIGHT)).values():
         assert split == pytest.approx(one, rel=2e-4)

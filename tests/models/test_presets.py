@@ -93,6 +93,7 @@ def test_an_unknown_name_is_refused_with_a_near_one(name, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_generate_from_the_command_line(capsys):
     assert main(["generate", "random:gpt2-small", "--text", "hi", "--max-new-tokens", "3", "--quantize", "int8"]) == 0
     assert capsys.readouterr().err == ""

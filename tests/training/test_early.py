@@ -207,7 +207,7 @@ def test_bad_data_and_starts_do_not_wait_for_the_weights(rows, tmp_path, quiet, 
     before = set(threading.enumerate())
     goes_on.set()
     for thread in before - {threading.main_thread()}:
-        if thread.name.endswith("(run)"):
+        if thread.name == "jaxprompt background":
             thread.join(60)
     assert asked == [True, True]
 

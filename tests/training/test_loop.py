@@ -115,6 +115,7 @@ print(json.dumps({name: array.tolist() for name, array in result.prompt.arrays.i
 """
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_other_devices(stories, rows, tmp_path, quiet):
     tree = config(rows, tmp_path / "run")
     whole = jaxprompt.train(tree, backbone=stories, reporter=quiet)
