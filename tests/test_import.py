@@ -34,4 +34,4 @@ def test_import_is_quick_and_touches_no_device():
 
 def test_the_command_that_is_installed_is_there():
     (command,) = importlib.metadata.entry_points(group="console_scripts", name="jaxprompt")
-    assert command.load() is importlib.import_module("jaxprompt.commands").main
+    assert command.load() is importlib.import_module("jaxprompt.commands").command
