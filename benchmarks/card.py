@@ -5,8 +5,8 @@
     python benchmarks/card.py --minutes 8 --work-dir WORK --only compile step
     python benchmarks/card.py --minutes 8 --data-root DATA --work-dir WORK --dry     # the whole of it on a CPU, tiny
 
-compile: the first step by what XLA is told. step: the same steps in PEFT and in jaxprompt. profile: the kernels of a
-step. cold: 300 steps from the command to the saved prompt. others: more models. generate: text. checks: the tests marked
+compile: the first step by what XLA is told. step: the same steps in PEFT and in jaxprompt, and the kernels of a step.
+cold: 300 steps from the command to the saved prompt. others: more models. generate: text. checks: the tests marked
 `gpu`. Every measurement runs in processes of its own with a time limit; its result is printed and written when it is
 there, so that a run that is cut off keeps what it has. Writes results/card_NAME.jsonl and .md.
 """
@@ -25,15 +25,14 @@ from pathlib import Path
 
 import common
 from card_table import report
-from prepare import config_tree, draw_weights, prepare, read_workload
-from vs_peft import agreement
+from prepare import MINIMUM_STEPS, config_tree, draw_weights, prepare, read_workload
+from vs_peft import OURS, THEIRS, agreement, gpu_environment, losses_of
 from worker import Worker, WorkerError
-from workloads import WORKLOADS
+from workloads import PRESETS
 
-OURS, THEIRS = "jaxprompt_worker.py", "peft_worker.py"
 ROOT = Path(__file__).parents[1]
-# Different batches of each workload; as many as `prepare` makes at least.
-STEPS = 64
+# Different batches of each workload.
+STEPS = MINIMUM_STEPS
 ROUNDS = 5
 NO_TRITON = {"xla_gpu_enable_triton_gemm": False}
 NO_FUSION = {"xla_gpu_experimental_enable_fusion_autotuner": False}
@@ -65,7 +64,7 @@ VARIANTS = (
     Variant("xla", False, None),
     Variant("cudnn", False, {}),
 )
-# What else is run against PEFT, by which of its settings and with which share of the memory for either.
+# What else is run against PEFT, by which of its settings.
 OTHERS = {"gpt2-large-soft100": "sdpa-causal", "bert-large-soft20": "sdpa", "t5-v1_1-xl-soft100": "sdpa"}
 
 
@@ -99,8 +98,7 @@ class Card:
         print(f"[{self.left():4.0f} s left] {said}", flush=True)
 
     def folder(self, name: str) -> Path:
-        presets = {name: w for part in WORKLOADS.values() for name, w in part.items()}
-        return prepare(name, presets[name], self.args.data_root, self.args.work_dir, STEPS, weights=False)
+        return prepare(name, PRESETS[name], self.args.data_root, self.args.work_dir, STEPS, weights=False)
 
     def weights(self, folder: Path) -> None:
         start = time.monotonic()
@@ -111,13 +109,7 @@ class Card:
         """What a worker is started with, when it may have so much of the card's memory."""
         if self.args.dry:
             return {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-        return {
-            "JAX_PLATFORMS": "cuda",
-            "TORCH_DEVICE": "cuda",
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-            "XLA_PYTHON_CLIENT_MEM_FRACTION": str(share),
-            "MEMORY_SHARE": str(share),
-        }
+        return gpu_environment(share)
 
 
 def compile_variants(card: Card) -> None:
@@ -190,7 +182,7 @@ def in_turns(card: Card, name: str, setting: str, shares: tuple[float, float], p
                 [side("round", card.limit(60), steps=4) for side in (theirs, ours)] for _ in range(card.rounds + 1)
             ]
             memory = [side("finish", path=str(end)) for side, end in zip((theirs, ours), ends, strict=True)]
-        keep_steps(card, name, rounds, (their_facts, facts), memory, agreement(losses(rounds), folder, ends))
+        keep_steps(card, name, rounds, (their_facts, facts), memory, agreement(losses_of(rounds), folder, ends))
         if profiled:
             profile(card, name, ours, facts, 4)
 
@@ -220,13 +212,6 @@ def one_after_the_other(card: Card, name: str, setting: str) -> None:
             parts *= 2
     alike = {"first_loss_difference": abs(other[0]["losses"][0] / mine[0]["losses"][0] - 1)}
     keep_steps(card, name, list(zip(other, mine, strict=False)), (their_facts, facts), memory, alike)
-
-
-def losses(rounds: list) -> dict:
-    """Of all steps, by side."""
-    return {
-        side: [loss for pair in rounds for loss in pair[i]["losses"]] for i, side in enumerate(("peft", "jaxprompt"))
-    }
 
 
 def keep_steps(card: Card, name: str, rounds: list, facts: tuple, memory: list, alike: dict) -> None:

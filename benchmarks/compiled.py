@@ -30,7 +30,7 @@ import hlo
 import jax
 import jax.numpy as jnp
 import prepare
-from drawn import abstract_backbone, placed
+from drawn import abstract_backbone
 from jax.sharding import AxisType
 from targets import TARGETS, Target, devices_of
 from workloads import WORKLOADS
@@ -39,6 +39,7 @@ import jaxprompt
 from jaxprompt.experiment.build import Experiment
 from jaxprompt.experiment.build import build as build_experiment
 from jaxprompt.experiment.data import TrainingData
+from jaxprompt.machine.ahead import shapes_on
 from jaxprompt.machine.sharding import MESH_AXES, replicated, row_sharding
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import TrainState, make_train_step
@@ -78,10 +79,7 @@ def compile_step(experiment: Experiment, data: TrainingData, batch):
         trainable = experiment.init_trainable()
         return TrainState(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable), jax.random.key(0))
 
-    def on(tree, sharding):
-        return jax.tree.map(lambda x: placed(x, sharding), tree)
-
-    state, batch = on(jax.eval_shape(start), replicated(mesh)), on(batch, row_sharding(mesh))
+    state, batch = shapes_on(replicated(mesh), jax.eval_shape(start)), shapes_on(row_sharding(mesh), batch)
     # On a card XLA would try Triton's products in cuBLAS's place; here it cannot.
     options = {"xla_gpu_enable_triton_gemm": False} if jax.default_backend() == "gpu" else {}
     return step.jitted.lower(frozen, state, batch).compile(compiler_options=options)

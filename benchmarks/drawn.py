@@ -3,18 +3,18 @@
 import dataclasses
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from flax.traverse_util import unflatten_dict
 from models import SHAPES
 from workloads import Workload
 
 from jaxprompt.backbone import Backbone
 from jaxprompt.backbone.load import DTYPES
-from jaxprompt.machine.sharding import param_shardings
-from jaxprompt.models import build, init_params
+from jaxprompt.models import build
 from jaxprompt.models.families import family_of
+from jaxprompt.models.stack import unstacked_shapes
+from jaxprompt.weights.planned import planned_params
 
 
 def abstract_backbone(workload: Workload, tokenizer, mesh, attention: str, unroll: bool, remat: str) -> Backbone:
@@ -27,40 +27,18 @@ def abstract_backbone(workload: Workload, tokenizer, mesh, attention: str, unrol
         weights.add("lm_head.weight")
     config = family.translate(dict(config_json), weights)
     module = build(config, DTYPES[workload.dtype], remat, mesh, attention)
-    boxed = jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
-    params = jax.tree.map(placed, nn.meta.unbox(boxed), param_shardings(boxed, mesh))
+    params = unflatten_dict(planned_params(module, mesh), sep="/")
     return Backbone(
         ref=workload.model,
         family=family.name,
         config=config,
         module=module,
-        params=unstacked(params) if unroll else params,
+        params=unstacked_shapes(params) if unroll else params,
         mesh=mesh,
         fingerprint="0" * 16,
         dtype=module.dtype,
         read_tokenizer=lambda: tokenizer,
     )
-
-
-def placed(x, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-    """The shape of an array, on devices."""
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-
-def unstacked(params):
-    """As `models.stack.unstack`, of shapes."""
-    if not isinstance(params, dict):
-        return params
-    apart = {name: unstacked(tree) for name, tree in params.items()}
-    if "layers" in apart:
-
-        def one(x):
-            spec = PartitionSpec(*x.sharding.spec[1:])
-            return jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=NamedSharding(x.sharding.mesh, spec))
-
-        count = jax.tree.leaves(apart["layers"])[0].shape[0]
-        apart["layers"] = dict.fromkeys(map(str, range(count)), jax.tree.map(one, apart["layers"]))
-    return apart
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

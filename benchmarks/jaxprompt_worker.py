@@ -32,10 +32,10 @@ from jaxprompt.types import Batch
 
 
 class Side:
-    """One workload at a time."""
+    """One workload."""
 
     def __init__(self, folder: Path):
-        self.folder, self._made = folder, {}
+        self.folder, self.workload = folder, read_workload(folder)
 
     def setup(
         self,
@@ -44,7 +44,6 @@ class Side:
         unroll: bool | None,
         accumulate: int,
         steps: int,
-        folder: str | None = None,
         drawn: bool = False,
         options: dict | None = None,
     ) -> dict:
@@ -53,12 +52,10 @@ class Side:
         Writes the starting values to init.npz and each step's row numbers to batches.npy, for the other side.
 
         Args:
-          folder: of another workload; a model that both have is kept.
           drawn: the weights are drawn on the devices, not read.
           options: of the compiler, in place of the library's own.
         """
-        self.folder = Path(folder or self.folder)
-        work = self.workload = read_workload(self.folder)
+        work = self.workload
         if options is not None:
             compiler.GPU_OPTIONS = options
             compiler.options.cache_clear()
@@ -66,7 +63,7 @@ class Side:
         tree["train"] |= {"accumulate": accumulate, "steps": steps} | ({} if remat is None else {"remat": remat})
         config = jaxprompt.load_config(tree)
         start = time.perf_counter()
-        experiment = self.experiment = build(config, self._backbone(config, drawn))
+        experiment = self.experiment = build(config, self._drawn(config) if drawn else configured_backbone(config))
         jax.block_until_ready(experiment.backbone.params)
         loading = time.perf_counter() - start
         self.data = TrainingData.load(experiment)
@@ -109,20 +106,12 @@ class Side:
             "devices": common.jax_devices(),
         }
 
-    def _backbone(self, config: jaxprompt.Config, drawn: bool) -> Backbone:
-        """The config's, or the last one if it is the same."""
-        key = (config.model, config.dtype, config.attention, config.unroll, config.train.remat, drawn)
-        if key not in self._made:
-            self._made = {}  # the last one's memory is needed
-            if drawn:
-                work = Workload(**{f.name: self.workload[f.name] for f in dataclasses.fields(Workload)})
-                work = dataclasses.replace(work, model=self.workload["shape"])
-                tokenizer = AutoTokenizer.from_pretrained(config.model)
-                how = config.attention, bool(config.unroll), config.train.remat
-                self._made = {key: drawn_backbone(work, tokenizer, make_mesh(), *how)}
-            else:
-                self._made = {key: configured_backbone(config)}
-        return self._made[key]
+    def _drawn(self, config: jaxprompt.Config) -> Backbone:
+        """The config's backbone, but for its weights."""
+        work = Workload(**{field.name: self.workload[field.name] for field in dataclasses.fields(Workload)})
+        work = dataclasses.replace(work, model=self.workload["shape"])
+        tokenizer = AutoTokenizer.from_pretrained(config.model)
+        return drawn_backbone(work, tokenizer, make_mesh(), config.attention, bool(config.unroll), config.train.remat)
 
     @staticmethod
     def _new_shapes(batches: list, per_step: list) -> list:

@@ -1,4 +1,6 @@
-"""PEFT's side of `vs_peft.py` and `card.py`: the same rows, tokenised and padded by itself, with PEFT's and transformers' models.
+"""PEFT's side of `vs_peft.py` and `card.py`: the same rows, tokenised and padded by itself.
+
+The models are PEFT's and transformers'.
 
 A setting is how attention is computed ("sdpa", "eager"), "-causal" where no mask is given to a decoder (padding is
 on the right, so that causal attention never reaches it), and "-compile" for torch.compile.
@@ -29,21 +31,17 @@ transformers.utils.logging.disable_progress_bar()
 
 
 class Side:
-    """One workload at a time."""
+    """One workload."""
 
     def __init__(self, folder: Path):
+        self.folder, work = folder, read_workload(folder)
+        self.work, self.length, self._keep = work, work["prompt_length"], None
         self.device = os.environ.get("TORCH_DEVICE", "cpu")
         if self.device == "cuda":
             torch.cuda.set_per_process_memory_fraction(float(os.environ.get("MEMORY_SHARE", "1")))
             torch.set_float32_matmul_precision("high")  # as JAX by default
         else:
             torch.set_num_threads(int(os.environ.get("TORCH_THREADS") or len(os.sched_getaffinity(0))))
-        self._base, self._base_of, self._keep = None, None, None
-        self._open(folder)
-
-    def _open(self, folder: Path) -> None:
-        self.folder, work = folder, read_workload(folder)
-        self.work, self.length = work, work["prompt_length"]
         self.model_folder = _folder(work["model"])
         self.family = json.loads((self.model_folder / "config.json").read_text())["model_type"]
         self.classifier = work["objective"] == "classifier"
@@ -88,14 +86,8 @@ class Side:
         names = ["sdpa", *causal, "eager"]
         return {"settings": [*names, *(f"{name}-compile" for name in names if name != "eager")] if compiled else names}
 
-    def setup(self, setting: str, accumulate: int, folder: str | None = None) -> dict:
-        """Loads the model; the prompt starts from init.npz, and the rows of each step are those of batches.npy.
-
-        Args:
-          folder: of another workload; a model that both have is kept.
-        """
-        if folder is not None:
-            self._open(Path(folder))
+    def setup(self, setting: str, accumulate: int) -> dict:
+        """Loads the model; the prompt starts from init.npz, and the rows of each step are those of batches.npy."""
         work, start = self.work, time.perf_counter()
         model = self._loaded(setting.split("-")[0])
         task = "SEQ_2_SEQ_LM" if self.seq2seq else "FEATURE_EXTRACTION" if self.classifier else "CAUSAL_LM"
@@ -124,20 +116,16 @@ class Side:
         }
 
     def _loaded(self, attention: str):
-        """The frozen model, or the last one if it is the same."""
-        key = (self.model_folder, self.work["dtype"], attention)
-        if self._base_of != key:
-            self.model = self._base = None  # the last one's memory is needed
-            classes = {"t5": transformers.AutoModelForSeq2SeqLM, "bert": transformers.AutoModel}
-            model = classes.get(self.family, transformers.AutoModelForCausalLM).from_pretrained(
-                self.model_folder, dtype=getattr(torch, self.work["dtype"]), attn_implementation=attention
-            )
-            model.config.use_cache = False
-            if not (self.seq2seq or self.classifier):
-                # As `logits_to_keep`, which takes no mask of positions in some versions of transformers.
-                model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (self._kept(*given),))
-            self._base, self._base_of = model.to(self.device), key
-        return self._base
+        """The frozen model."""
+        classes = {"t5": transformers.AutoModelForSeq2SeqLM, "bert": transformers.AutoModel}
+        model = classes.get(self.family, transformers.AutoModelForCausalLM).from_pretrained(
+            self.model_folder, dtype=getattr(torch, self.work["dtype"]), attn_implementation=attention
+        )
+        model.config.use_cache = False
+        if not (self.seq2seq or self.classifier):
+            # As `logits_to_keep`, which takes no mask of positions in some versions of transformers.
+            model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (self._kept(*given),))
+        return model.to(self.device)
 
     def _kept(self, hidden: torch.Tensor) -> torch.Tensor:
         """The hidden states at the positions `self._keep`: `[rows, n]` of them, or a mask of all; None: all."""

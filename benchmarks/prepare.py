@@ -24,10 +24,15 @@ def prepare(name: str, workload: Workload, data_root: Path, work: Path, steps: i
     """
     settings = dataclasses.asdict(workload) | {"batches": max(steps, MINIMUM_STEPS)}
     folder = work / f"{name}-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]}"
-    if (folder / "workload.json").exists():
-        if weights:
-            draw_weights(folder)
-        return folder
+    if not (folder / "workload.json").exists():
+        _write(folder, name, workload, settings, data_root, work)
+    if weights:
+        draw_weights(folder)
+    return folder
+
+
+def _write(folder: Path, name: str, workload: Workload, settings: dict, data_root: Path, work: Path) -> None:
+    """Makes the folder, but for the weights of its model."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = shuffled_rows(workload, data_root)
     model, tokenizer = _model(workload, rows, work)
@@ -43,9 +48,6 @@ def prepare(name: str, workload: Workload, data_root: Path, work: Path, steps: i
     settings |= {"name": name, "model": model, "shape": workload.model, "template": template}
     settings |= {"prompt_length": workload.prompt_length}
     (folder / "workload.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    if weights:
-        draw_weights(folder)
-    return folder
 
 
 def draw_weights(folder: Path, device: str = "cpu") -> None:

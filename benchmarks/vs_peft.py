@@ -25,7 +25,7 @@ import common
 import numpy as np
 from prepare import prepare
 from worker import Worker, WorkerError
-from workloads import WORKLOADS, Workload
+from workloads import PRESETS, WORKLOADS, Workload
 
 # The first losses must agree this well, relative to themselves; bfloat16 has 8 bits.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
@@ -84,9 +84,7 @@ def compare(name: str, workload: Workload, args: argparse.Namespace) -> dict:
     timed = rounds[args.warmup :]
     seconds = {side: [pair[i]["seconds"] for pair in timed] for i, side in enumerate(("peft", "jaxprompt"))}
     ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
-    losses = {
-        side: [loss for pair in rounds for loss in pair[i]["losses"]] for i, side in enumerate(("peft", "jaxprompt"))
-    }
+    losses = losses_of(rounds)
     record = {
         "workload": name,
         "platform": args.platform,
@@ -109,19 +107,31 @@ def compare(name: str, workload: Workload, args: argparse.Namespace) -> dict:
     return record
 
 
+def losses_of(rounds: list) -> dict:
+    """The losses of all steps by side; `rounds` are pairs, PEFT's first."""
+    return {
+        side: [loss for pair in rounds for loss in pair[i]["losses"]] for i, side in enumerate(("peft", "jaxprompt"))
+    }
+
+
 def environment(args: argparse.Namespace) -> dict[str, str]:
     """What both workers are started with."""
     if args.platform == "cpu":
         env = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         return env | ({"TORCH_THREADS": str(args.threads)} if args.threads else {})
-    # Both live on one card at the same time, each with its half of the memory, and fail where there is none.
+    # Both live on one card at the same time, each with its half of the memory.
+    return gpu_environment(args.memory_share)
+
+
+def gpu_environment(share: float) -> dict[str, str]:
+    """What a worker is started with that may have so much of a card's memory, and fails where there is no card."""
     return {
         "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
         "JAX_PLATFORMS": "cuda",
         "TORCH_DEVICE": "cuda",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "XLA_PYTHON_CLIENT_MEM_FRACTION": str(args.memory_share),
-        "MEMORY_SHARE": str(args.memory_share),
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": str(share),
+        "MEMORY_SHARE": str(share),
     }
 
 
@@ -261,14 +271,13 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, default=work, help="where models and rows are kept (default: temp)")
     parser.add_argument("--results", type=Path, default=common.RESULTS, help="default benchmarks/results")
     args = parser.parse_args()
-    presets = {**WORKLOADS["cpu"], **WORKLOADS["gpu"]}
     chosen = [args.workload] if isinstance(args.workload, str) else args.workload
     chosen = list(WORKLOADS[args.platform]) if "all" in chosen else chosen
     path, failed = args.results / f"vs_peft_{args.platform}.jsonl", []
     for name in chosen:
         print(name, flush=True)
         try:
-            record = compare(name, presets[name], args)
+            record = compare(name, PRESETS[name], args)
         except Exception as error:  # the others still run
             traceback.print_exc()
             print(f"  failed: {error}", flush=True)

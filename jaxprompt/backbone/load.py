@@ -41,6 +41,7 @@ def load_backbone(
     attention: str = "auto",
     unroll: bool | None = None,
     matmul_precision: str = "highest",
+    background: Background | None = None,
 ) -> Backbone:
     """Loads a frozen model from Hugging Face files, or makes one of a published shape with random weights.
 
@@ -62,35 +63,21 @@ def load_backbone(
         times as long to compile, and on a CPU a train step takes more memory. None: a loop.
       matmul_precision: of products of float32, which a GPU and a TPU compute in fewer bits unless told: "highest" is
         float32 as on a CPU; "high" and "default" are faster, for the layers; embeddings, heads and losses stay exact.
+      background: where the weights are read while the caller goes on: of the backbone there are only the shapes until
+        `Backbone.loaded`, and what config.json and the weights' names and shapes tell is checked. Default: they are
+        waited for.
 
     Raises:
       InputError: a missing model, a feature or family that is not supported, or files that do not fit the config.
     """
-    with Background() as background:
-        how = dtype, mesh, remat, quantize, attention, unroll, matmul_precision
-        return begin_backbone(background, ref, *how).loaded()
-
-
-def begin_backbone(
-    background: Background,
-    ref: str | Path,
-    dtype: str = "float32",
-    mesh: Mesh | None = None,
-    remat: str = "dots",
-    quantize: str | None = None,
-    attention: str = "auto",
-    unroll: bool | None = None,
-    matmul_precision: str = "highest",
-) -> Backbone:
-    """As `load_backbone`, but that the weights are read in the background: `Backbone.loaded` waits for them.
-
-    What can be told from config.json and the names and shapes of the weights is known, and checked, at once.
-    """
     mesh = make_mesh() if mesh is None else mesh
+    how = dtype, mesh, remat, quantize, attention, unroll, matmul_precision
+    if background is None:
+        with Background() as background:
+            return load_backbone(ref, *how, background).loaded()
     if isinstance(ref, str) and ref.startswith("random:"):
         family, config = preset(ref.removeprefix("random:"))
         tokenizer = functools.partial(byte_tokenizer, family.name)
-        how = dtype, mesh, remat, quantize, attention, unroll, matmul_precision
         return _random(background, ref, family.name, config, 0, tokenizer, *how)
     kind, quantize = _dtype(dtype), check_quantize(quantize)
     folder = resolve(ref)

@@ -116,6 +116,7 @@ def _plan_length(length, draws, sizes, row_multiple, extras, attended, another) 
 
     Args:
       attended: the length at which attention costs as much as everything else.
+      another: as in `plan_rows`.
     """
     free = [assign(sizes[draw], len(sizes), (length, *sizes[draw, 1:].sum(axis=0).tolist())) for draw in draws]
     rows = [draw[row] for packed, draw in zip(free, draws, strict=True) for row in packed]

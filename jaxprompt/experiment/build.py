@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from jaxprompt.backbone import Backbone, begin_backbone
+from jaxprompt.backbone import Backbone, load_backbone
 from jaxprompt.config import Config
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.rows import naming, training_rows
@@ -91,15 +91,9 @@ class Experiment:
         return Prompt(conditioning, head, info)
 
 
-def configured_backbone(config: Config) -> Backbone:
-    """Loads the backbone as a config says, onto its mesh."""
-    with Background() as background:
-        return _begun(config, background).loaded()
-
-
-def _begun(config: Config, background: Background) -> Backbone:
-    return begin_backbone(
-        background,
+def configured_backbone(config: Config, background: Background | None = None) -> Backbone:
+    """Loads the backbone as a config says, onto its mesh; `background` as in `load_backbone`."""
+    return load_backbone(
         config.model,
         dtype=config.dtype,
         mesh=make_mesh(**config.mesh.model_dump()),
@@ -108,6 +102,7 @@ def _begun(config: Config, background: Background) -> Backbone:
         attention=config.attention,
         unroll=config.unroll,
         matmul_precision=config.matmul_precision,
+        background=background,
     )
 
 
@@ -133,7 +128,7 @@ def build(
     if backbone is None:
         if reporter is not None:
             reporter.say(f"loading {config.model} ({config.dtype}) ...")
-        backbone = configured_backbone(config) if background is None else _begun(config, background)
+        backbone = configured_backbone(config, background)
         if reporter is not None and backbone.reading is not None:
             start = time.perf_counter()
 

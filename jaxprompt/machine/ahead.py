@@ -19,6 +19,11 @@ def shape_of(leaf: Any, sharding: NamedSharding | None = None) -> jax.ShapeDtype
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding, weak_type=weak)
 
 
+def shapes_on(sharding: NamedSharding, tree: Any) -> Any:
+    """The shapes of a tree of arrays, all of them in one place."""
+    return jax.tree.map(lambda leaf: shape_of(leaf, sharding), tree)
+
+
 class Ahead:
     """A jitted function whose last argument, a batch, comes in few shapes; some of its programs are compiled ahead.
 

@@ -97,7 +97,10 @@ def evaluate(eval_step: Callable[[Batch], Scores], batches: Iterable[Batch], pla
 
 
 def make_eval_step(forward: Forward, frozen: dict | None = None) -> Callable[[Conditioning, dict, Batch], Scores]:
-    """Returns `evaluate(conditioning, head, batch) -> Scores`, compiled; frozen parameters and `.ahead` as in `make_train_step`."""
+    """Returns `evaluate(conditioning, head, batch) -> Scores`, compiled.
+
+    The frozen parameters, and `.ahead` of what is returned, are as in `make_train_step`.
+    """
     frozen = forward.frozen() if frozen is None else frozen
 
     def eval_step(frozen, conditioning, head, batch):

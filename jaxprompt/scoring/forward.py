@@ -42,21 +42,23 @@ class Forward:
         Args:
           prefill: what `prefill` returns, where that is known.
         """
-        backbone = self.backbone
-        frozen = {"params": backbone.params, "objective": self.objective.frozen(), "hard_prefix": None}
+        backbone, hard_prefix = self.backbone, None
         hard, _ = split_constant(self.hoisted, backbone.vocab_size)
         if hard.size:
             # The compiler sees no gradient through this: constant text before the prompt costs no backward pass.
-            frozen["hard_prefix"] = (prefill or compiler.jit(backbone.prefill))(backbone.params, jnp.asarray(hard))
-        return frozen
+            hard_prefix = (prefill or compiler.jit(backbone.prefill))(backbone.params, jnp.asarray(hard))
+        return self._frozen(hard_prefix)
 
     def frozen_shapes(self, prefill: Compiled | None) -> dict:
         """What `frozen` will be, in shapes, types and shardings: enough to compile for."""
-        frozen = {"params": self.backbone.params, "objective": self.objective.frozen(), "hard_prefix": None}
+        hard_prefix = None
         if prefill is not None:
             # Where it lies, the compiler has chosen.
-            frozen["hard_prefix"] = jax.tree.map(shape_of, prefill.out_info, prefill.output_shardings)
-        return jax.tree.map(shape_of, frozen)
+            hard_prefix = jax.tree.map(shape_of, prefill.out_info, prefill.output_shardings)
+        return jax.tree.map(shape_of, self._frozen(hard_prefix))
+
+    def _frozen(self, hard_prefix) -> dict:
+        return {"params": self.backbone.params, "objective": self.objective.frozen(), "hard_prefix": hard_prefix}
 
     def __call__(self, conditioning: Conditioning, head: dict, frozen: dict, batch: Batch) -> Scores:
         backbone, params, inputs = self.backbone, frozen["params"], batch.inputs

@@ -17,7 +17,7 @@ from jaxprompt.errors import InputError, within_memory
 from jaxprompt.experiment.build import Experiment, build
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.experiment.run_folder import CHECKPOINTS, CONFIG, METRICS, RESULT, dumped, open_run
-from jaxprompt.machine.ahead import shape_of
+from jaxprompt.machine.ahead import shapes_on
 from jaxprompt.machine.background import Background
 from jaxprompt.machine.files import whole_file, writing
 from jaxprompt.machine.sharding import replicated, row_sharding
@@ -152,25 +152,25 @@ class _Run:
         """Begins to compile what the run will need; everything here is shapes."""
         backbone, start = self.experiment.backbone, saved_step(self.run_dir / CHECKPOINTS)
         left = 0 if (self.run_dir / RESULT).exists() else self.steps - start
-
-        def on(sharding, tree):
-            return jax.tree.map(lambda leaf: shape_of(leaf, sharding), tree)
-
         rows, everywhere = row_sharding(backbone.mesh), replicated(backbone.mesh)
         # The first of each shape; parts of a batch are compiled for when they come.
         if left > 0 and self.data.accumulate == 1:
             batches = list(islice(self.data.train_batches(start), min(left, LOOKED_AHEAD)))
-            shapes = {batch.inputs.ids.shape: on(rows, batch) for batch in batches}
-            step.ahead.begin(background, [(frozen, on(everywhere, state), batch) for batch in shapes.values()])
+            shapes = {batch.inputs.ids.shape: shapes_on(rows, batch) for batch in batches}
+            step.ahead.begin(background, [(frozen, shapes_on(everywhere, state), batch) for batch in shapes.values()])
             sizes = " and ".join("x".join(map(str, shape)) for shape in shapes)
             meanwhile = "" if backbone.reading is None or backbone.reading.done() else ", while the weights load"
-            self.reporter.say(
-                f"compiling the train step (attention by {backbone.module.attention}), {sizes} tokens{meanwhile} ..."
-            )
+            self._say_compiling(f", {sizes} tokens{meanwhile}")
         if self.data.validation is not None and (left > 0 or not start):
             conditioning = jax.eval_shape(self.fold, state.trainable)
-            learned = on(everywhere, (conditioning, state.trainable.get("head", {})))
-            self.eval_step.ahead.begin(background, [(frozen, *learned, on(rows, next(self.data.validation.batches())))])
+            learned = shapes_on(everywhere, (conditioning, state.trainable.get("head", {})))
+            self.eval_step.ahead.begin(
+                background, [(frozen, *learned, shapes_on(rows, next(self.data.validation.batches())))]
+            )
+
+    def _say_compiling(self, what: str = "") -> None:
+        attention = self.experiment.backbone.module.attention
+        self.reporter.say(f"compiling the train step (attention by {attention}){what} ...")
 
     def _resume(self, checkpoints: Checkpoints, state: TrainState) -> TrainState:
         if checkpoints.latest() is None:
@@ -201,21 +201,21 @@ class _Run:
         if start >= self.steps or self.record["stopped"]:
             return state
         if self.data.accumulate > 1:
-            self.reporter.say(
-                f"compiling the train step (attention by {self.experiment.backbone.module.attention}) ..."
-            )
+            self._say_compiling()
         self.reporter.start(self.steps, start)
         meter, batch_size = Meter(), self.data.batch_size
         for number, batch in enumerate(_one_ahead(map(self.place, self.data.train_batches(start))), start + 1):
-            did = "compiled and took"
-            if number == start + 1 and (seconds := step.ahead.seconds(batch)) is not None:
+            first = number == start + 1
+            seconds = step.ahead.seconds(batch) if first else None
+            if seconds is not None:
                 self.reporter.say(f"compiled in {seconds:.1f} s")
-                did, meter = "took", Meter()
+                meter = Meter()
             state, figures = step(state, batch)
             pending.append(figures)
             meter.add(batch_size)
-            if number == start + 1:
+            if first:
                 jax.block_until_ready(state)
+                did = "compiled and took" if seconds is None else "took"
                 self.reporter.say(f"{did} the first step in {meter.seconds():.1f} s")
                 meter = Meter()  # rates leave compilation out
             if number % self.experiment.config.train.log_every == 0 or number == self.steps:

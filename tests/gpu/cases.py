@@ -41,7 +41,7 @@ class Case:
     folder: str
     dtype: str = "float32"
     attention: str = "xla"
-    unroll: bool | None = None
+    unroll: bool = False
     quantize: str | None = None
     shared: bool = True
     classifier: bool = False
@@ -61,7 +61,7 @@ def backbone_of(case: Case) -> Backbone:
     module = build(config, golden.dtype, "dots", golden.mesh, case.attention)
     shapes = jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
     params = jax.tree.map_with_path(functools.partial(drawn, config), nn.meta.unbox(shapes))
-    if case.unroll or (case.unroll is None and jax.default_backend() == "gpu"):
+    if case.unroll:
         params = apart(params)
     return dataclasses.replace(golden, config=config, module=module, params=jax.device_put(params))
 

@@ -6,7 +6,6 @@ With `JAXPROMPT_TEST_DEVICE=cpu` the device under test is the CPU itself, which 
 """
 
 import concurrent.futures
-import json
 import multiprocessing
 import os
 
@@ -18,16 +17,11 @@ from safetensors.numpy import load_file
 from jaxprompt.backbone import load_backbone
 from jaxprompt.errors import InputError
 from tests import FAST_TO_COMPILE
-from tests.conftest import GOLDEN
+from tests.conftest import ARCHITECTURES, GOLDEN
 from tests.gpu.cases import TRAINED, Case, gradients, greedy
 
 DRY = os.environ.get("JAXPROMPT_TEST_DEVICE") == "cpu"
-# One of each model_type, the first by name, and the trained one.
-ARCHITECTURES = {
-    json.loads((path / "config.json").read_text())["model_type"]: path.name
-    for path in sorted(GOLDEN.iterdir(), reverse=True)
-    if (path / "config.json").exists()
-}
+# One of each architecture, and the trained one.
 FOLDERS = sorted({*ARCHITECTURES.values(), TRAINED})
 # Of a gradient, relative to its norm. In float32 a loop and separate layers differ by 1e-6 on a CPU already; TF32, which a
 # GPU computes in unless told, is worse than 1e-4.
@@ -48,7 +42,7 @@ def _group(case):
 def _name(case):
     said = [case.folder, case.dtype, case.attention]
     said += [case.quantize] if case.quantize else []
-    said += [] if case.unroll is None else ["unrolled" if case.unroll else "loop"]
+    said += ["unrolled"] if case.unroll else []
     said += [] if case.shared else ["in-rows"]
     return "-".join(said + (["classifier"] if case.classifier else []))
 
@@ -119,12 +113,12 @@ def test_outputs_are_those_of_hugging_face(folder):
     np.testing.assert_allclose(got[real], want[real], atol=1e-4, rtol=1e-4)
 
 
-@each(*(Case(folder, unroll=False) for folder in FOLDERS))
+@each(*(Case(folder) for folder in FOLDERS))
 def test_float32(on_cpu, case):
     check(on_cpu, case)
 
 
-@each(*(Case(folder, "bfloat16", "xla") for folder in FOLDERS))
+@each(*(Case(folder, "bfloat16", "xla", unroll=True) for folder in FOLDERS))
 def test_bfloat16(on_cpu, case):
     check(on_cpu, case)
 
@@ -148,8 +142,7 @@ def test_cudnn_refuses(case):
 @each(
     # Layers apart, in the type where a difference of rounding is seen best.
     *(Case(folder, unroll=True) for folder in ("bert", "gemma2", "t5", TRAINED)),
-    # A loop, where a GPU has layers apart unless told.
-    *(Case(folder, "bfloat16", "cudnn", unroll=False) for folder in ("t5", TRAINED)),
+    *(Case(folder, "bfloat16", "cudnn", unroll=True) for folder in ("t5", TRAINED)),
     # A decoder whose rows hold the soft prompt themselves.
     *(Case(folder, shared=False) for folder in ("gemma2", "gpt2", TRAINED)),
     *(Case(folder, "bfloat16", "cudnn", shared=False) for folder in ("gpt2", TRAINED)),

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import CancelledError
 
 import pytest
 
@@ -28,16 +29,17 @@ def test_a_process_leaves_with_its_status_and_what_it_said(seconds):
 
 
 def test_what_has_not_begun_is_dropped_when_no_one_waits_any_more():
-    goes_on, seen = threading.Event(), []
+    begun, goes_on, seen = threading.Event(), threading.Event(), []
     with Background() as background:
-        first, second = background.begin(lambda: goes_on.wait(60), lambda: seen.append("second"))
+        first, second = background.begin(lambda: begun.set() or goes_on.wait(60), lambda: seen.append("second"))
+        assert begun.wait(60)
         assert not background.stopped()
     assert background.stopped()
     goes_on.set()
     assert first.result(60)
-    while not second.done():
-        time.sleep(0.01)
-    assert second.cancelled() and not seen
+    with pytest.raises(CancelledError):
+        second.result(60)
+    assert not seen
 
 
 def test_what_work_raises_its_future_raises():

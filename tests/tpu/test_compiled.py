@@ -1,7 +1,6 @@
 """What a TPU's compiler makes of every architecture's programs; nothing runs. Needs libtpu: `pip install -e ".[tpu]"`."""
 
 import dataclasses
-import json
 import re
 
 import jax
@@ -20,19 +19,13 @@ from jaxprompt.machine.sharding import MESH_AXES, replicated
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import init_state, make_train_step
 from jaxprompt.types import Batch, Inputs
-from tests.conftest import GOLDEN
+from tests.conftest import ARCHITECTURES, GOLDEN
 
 pytest.importorskip("libtpu")
 from targets import devices_of
 
 pytestmark = pytest.mark.slow
 
-# One of each model_type, the first by name.
-FOLDERS = {
-    json.loads((path / "config.json").read_text())["model_type"]: path.name
-    for path in sorted(GOLDEN.iterdir(), reverse=True)
-    if (path / "config.json").exists()
-}
 # Rows of several segments, long enough for the kernels.
 ROWS, SEQ, TARGETS, SLOTS = 2, 96, 6, 2
 # What no program for an accelerator may hold: sizes known late, numbers of 64 bits, calls to the host.
@@ -133,7 +126,7 @@ def check(program) -> str:
 UNIFORM = {"init": {"type": "uniform"}}
 
 
-@pytest.mark.parametrize("folder", sorted(FOLDERS.values()))
+@pytest.mark.parametrize("folder", sorted(ARCHITECTURES.values()))
 def test_a_train_step_of_every_architecture(mesh, folder, tokenizer):
     backbone = backbone_for(folder, tokenizer)
     generates = backbone.causal or backbone.seq2seq

@@ -3,14 +3,13 @@
 import json
 import shutil
 import threading
-from concurrent.futures import CancelledError
 
 import jax
 import numpy as np
 import pytest
 
 import jaxprompt
-from jaxprompt.backbone import begin_backbone, load_backbone
+from jaxprompt.backbone import load_backbone
 from jaxprompt.errors import InputError
 from jaxprompt.machine.ahead import Ahead, shape_of
 from jaxprompt.machine.background import Background
@@ -89,7 +88,7 @@ class _Done:
 )
 def test_shapes_are_those_of_the_weights(name, unroll, quantize):
     with Background() as background:
-        begun = begin_backbone(background, name, dtype="bfloat16", quantize=quantize, unroll=unroll)
+        begun = load_backbone(name, dtype="bfloat16", quantize=quantize, unroll=unroll, background=background)
         loaded = begun.loaded()
     assert begun.unrolled == loaded.unrolled == unroll
     assert (begun.fingerprint, loaded.fingerprint) == ("", load_backbone(name).fingerprint)
@@ -210,14 +209,3 @@ def test_bad_data_and_starts_do_not_wait_for_the_weights(rows, tmp_path, quiet, 
         if thread.name == "jaxprompt background":
             thread.join(60)
     assert asked == [True, True]
-
-
-def test_work_that_has_not_begun_is_dropped():
-    begun, goes_on = threading.Event(), threading.Event()
-    with Background() as background:
-        first, second = background.begin(lambda: (begun.set(), goes_on.wait(60)), lambda: 1)
-        begun.wait(60)
-    goes_on.set()
-    assert first.result()[1] and background.stopped()
-    with pytest.raises(CancelledError):
-        second.result(60)
