@@ -125,13 +125,20 @@ def _arrays(shape: str) -> list[tuple[int, bool]]:
 
 
 def _trips(computations, loop: _Instruction) -> int:
-    """How often a loop runs: as XLA says, or up to the number that its counter is compared with."""
+    """How often a loop runs: as XLA says, or up to the number that its counter is compared with.
+
+    Raises:
+      ValueError: neither is there; counting it once would leave products out unseen.
+    """
     known = loop.attribute(r'"known_trip_count":\{"n":"(\d+)"')
     if known:
         return int(known)
     condition = computations[loop.attribute(r"condition=%?([\w.\-]+)")].instructions.values()
-    limits = [int(i.rest.split(")")[0]) for i in condition if i.opcode == "constant" and i.shape.startswith("s32[]")]
-    return max(limits, default=1)
+    counters = ("s32[]", "u32[]")  # the compiler's own loops, over a product's parts, count without a sign
+    limits = [int(i.rest.split(")")[0]) for i in condition if i.opcode == "constant" and i.shape.startswith(counters)]
+    if not limits:
+        raise ValueError(f"loop {loop.name}: how often it runs is not said")
+    return max(limits)
 
 
 def _begun(instruction: _Instruction) -> int:

@@ -1,6 +1,7 @@
 import hlo
 import jax
 import jax.numpy as jnp
+import pytest
 
 # As XLA 0.10 prints a scan of products for a GPU, abridged.
 PROGRAM = """HloModule jit_f
@@ -68,3 +69,21 @@ def test_a_program_of_this_machine_is_read_too():
     program = jax.jit(lambda x, w: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0])
     text = program.lower(jnp.ones((3, 5)), jnp.ones((7, 5, 5))).compile().as_text()
     assert sum(sum(k.flops.values()) * k.times for k in hlo.kernels(text)) == 7 * 2 * 3 * 5 * 5
+
+
+UNSAID = PROGRAM.replace(', backend_config={"known_trip_count":{"n":"6"}}', "")
+CONDITION = """
+%c (arg.2: (u32[], bf16[4,16])) -> pred[] {
+  %arg.2 = (u32[], bf16[4,16]{1,0}) parameter(0)
+  %limit = u32[]{:T(128)} constant(4), metadata={op_name="jit(f)/dot"}
+  %j = u32[] get-tuple-element(%arg.2), index=0
+  ROOT %less = pred[] compare(%j, %limit), direction=LT
+}
+"""
+
+
+def test_a_loop_whose_count_is_not_said_runs_up_to_what_its_counter_is_compared_with():
+    # A product split over chips is a loop of the compiler's own, its counter without a sign.
+    assert {kernel.times for kernel in hlo.kernels(CONDITION + UNSAID)} == {4}
+    with pytest.raises(ValueError, match="loop loop"):
+        hlo.kernels(CONDITION.replace("constant(4)", "parameter(1)") + UNSAID)
