@@ -72,9 +72,14 @@ def load_config(source: str | Path | Mapping | Config, overrides: Mapping[str, A
         _assign(tree, key, value)
     _check_keys(tree)
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise InputError(_one_line(error)) from None
+    if config.template is None and config.chat is None:
+        raise InputError(f"config lacks 'template': {Config.model_fields['template'].description} (or chat)")
+    if config.template is not None and config.chat is not None:
+        raise InputError("config has both template and chat: keep one, or set the other to null")
+    return config
 
 
 def keys() -> dict[str, Key]:
@@ -267,7 +272,9 @@ def _one_line(error: ValidationError) -> str:
     known = keys()
     key = next((".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in known), ".".join(parts))
     if first["type"] == "missing":
-        return f"config lacks {key!r}: {known[key].field.description}"
+        return f"config lacks {'.'.join(parts)!r}: {known[key].field.description}"
+    if first["type"] == "extra_forbidden":  # in an item of a list; other keys were looked at before
+        return f"unknown config key {brief('.'.join(parts))}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     value = first["input"]

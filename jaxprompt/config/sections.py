@@ -123,6 +123,11 @@ class MeshConfig(Options):
     tensor: Count = Field(1, description="devices over which heads, MLP and vocabulary are split")
 
 
+class Turn(Options):
+    role: str = Field(min_length=1, description="who speaks: system, user or assistant")
+    content: str = Field(description="a template; {target} is the end of the last turn")
+
+
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -154,7 +159,12 @@ class Config(Options):
         None,
         description="layers one by one, not in a loop: faster, longer to compile; unset: in a loop but to generate text",
     )
-    template: str = Field(description='layout of an example, such as "{soft:20} {text} It was {target}"')
+    template: str | None = Field(None, description='layout of an example, such as "{soft:20} {text} It was {target}"')
+    chat: list[Turn] | None = Field(
+        None,
+        description="in place of template: turns {role, content}, laid out by the tokenizer's chat template; contents are "
+        "templates, {target} the end of the last",
+    )
     method: METHOD.section() = METHOD.options[METHOD.default]()
     objective: OBJECTIVE.section() = OBJECTIVE.options[OBJECTIVE.default]()
     data: DataConfig = DataConfig()

@@ -19,6 +19,7 @@ from jaxprompt.objectives import OBJECTIVES, DataAccess, Objective
 from jaxprompt.prompts import Prompt
 from jaxprompt.reports.terminal import Reporter
 from jaxprompt.scoring.forward import Forward
+from jaxprompt.text.chat import chat_template, parse_turns
 from jaxprompt.text.encode import RowEncoder
 from jaxprompt.text.encoded import Encoded
 from jaxprompt.text.labels import LabelSet, infer_labels
@@ -75,7 +76,9 @@ class Experiment:
         config, backbone = self.config, self.backbone
         info = {
             "method": self.method.name,
-            "template": config.template,
+            # The chat as template text: whoever uses the prompt needs no chat template.
+            "template": self.encoder.template.text,
+            **({} if config.chat is None else {"chat": turns_of(config)}),
             "objective": config.objective.model_dump(mode="json"),
             "labels": list(self.objective.label_names),
             "backbone": {
@@ -121,8 +124,7 @@ def build(
       background: where the weights are read while the caller goes on: of the backbone there are only the shapes until
         `Experiment.loaded`. Default: they are waited for.
     """
-    template = parse_template(config.template)
-    _check_slots(config, template.soft_length)
+    _check_slots(config)
     objective = make_objective(config, label_names)
     _check_best_by(config, objective)
     if backbone is None:
@@ -137,6 +139,10 @@ def build(
                     reporter.say(f"loaded {config.model} in {time.perf_counter() - start:.1f} s")
 
             backbone.reading.add_done_callback(tell)
+    text = config.template
+    if config.chat is not None:
+        text = chat_template(turns_of(config), backbone.tokenizer, ends=objective.scores_eos)
+    template = parse_template(text)
     objective.check(template, backbone.causal, backbone.seq2seq)
     method = make_method(config.method, template.soft_length, backbone)
     encoder = RowEncoder(
@@ -153,19 +159,27 @@ def build(
     return Experiment(config, backbone, method, objective.bound(backbone, encoder), encoder)
 
 
-def _check_slots(config: Config, soft_length: int) -> None:
+def turns_of(config: Config) -> list[dict[str, str]]:
+    return [turn.model_dump() for turn in config.chat or ()]
+
+
+def soft_length(config: Config) -> int:
+    """Rows of the soft prompt that the config's template or chat has. Raises InputError where that is none."""
+    parts = [parse_template(config.template)] if config.chat is None else parse_turns(turns_of(config))
+    return sum(part.soft_length for part in parts)
+
+
+def _check_slots(config: Config) -> None:
     """Raises InputError where the template has soft slots that the method does not fill, or none that it needs."""
-    name = config.method.name
+    name, length = config.method.name, soft_length(config)
+    what = "chat" if config.chat is not None else f"template {config.template!r}"
     filling = [other for other, method in METHODS.items() if method.fills_slots]
-    if METHODS[name].fills_slots and not soft_length:
+    if METHODS[name].fills_slots and not length:
         others = " or ".join(other for other in METHODS if other not in filling)
+        raise InputError(f"{what} has no {{soft:N}} slot: add one, or set method.name to {others}")
+    if length and not METHODS[name].fills_slots:
         raise InputError(
-            f"template {config.template!r} has no {{soft:N}} slot: add one, or set method.name to {others}"
-        )
-    if soft_length and not METHODS[name].fills_slots:
-        raise InputError(
-            f"template {config.template!r} has soft tokens but method.name is {name!r}: remove {{soft:N}} or set "
-            f"method.name={filling[0]}"
+            f"{what} has soft tokens but method.name is {name!r}: remove {{soft:N}} or set method.name={filling[0]}"
         )
 
 

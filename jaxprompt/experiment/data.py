@@ -201,7 +201,7 @@ def _fingerprint(experiment: Experiment, train: Sequence[Encoded], valid: Sequen
     objective = experiment.objective
     what = [
         experiment.encoder.tokens.fingerprint,
-        experiment.config.template,
+        experiment.encoder.template.text,
         objective.label_names,
         objective.label_texts,
     ]

@@ -16,12 +16,11 @@ from jaxprompt import config as configs
 from jaxprompt.config import MACHINE_KEYS, Config, load_config
 from jaxprompt.data.sources import memory_reference
 from jaxprompt.errors import InputError
-from jaxprompt.experiment.build import make_objective
+from jaxprompt.experiment.build import make_objective, soft_length, turns_of
 from jaxprompt.experiment.rows import naming
 from jaxprompt.methods import METHODS
 from jaxprompt.prompts import FILE_NAME, Prompt, load_prompt, shown_path
 from jaxprompt.reports.records import read_records
-from jaxprompt.text.templates import parse_template
 from jaxprompt.text.values import shown
 
 CONFIG, METRICS, RESULT, CHECKPOINTS = "config.yaml", "metrics.jsonl", "result.json", "checkpoints"
@@ -141,7 +140,10 @@ def _check_prompt(prompt: Prompt, config: Config, run_dir: str | Path) -> None:
 
     info = prompt.info
     agree("its method", info.get("method"), config.method.name)
-    agree("its template", info.get("template"), config.template)
+    if config.chat is None:
+        agree("its template", info.get("template"), config.template)
+    else:
+        agree("its chat", info.get("chat"), turns_of(config))
     there, here = info.get("objective") or {}, config.objective.model_dump(mode="json")
     # An option that only one of two releases has says nothing.
     for key in ("type", *(there.keys() & here.keys())):
@@ -156,7 +158,7 @@ def _check_prompt(prompt: Prompt, config: Config, run_dir: str | Path) -> None:
         ) from None
     agree("its labels", info["labels"], list(objective.label_names))
     fills = METHODS[config.method.name].fills_slots
-    rows = parse_template(config.template).soft_length if fills else 0
+    rows = soft_length(config) if fills else 0
     agree("the number of its soft rows", 0 if prompt.soft is None else len(prompt.soft), rows)
     keys = getattr(config.method, "length", 0)
     for name, part in (("prefix", prompt.prefix), ("encoder's prefix", prompt.source_prefix)):

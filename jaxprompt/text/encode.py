@@ -200,8 +200,7 @@ class RowEncoder:
             if not isinstance(part, Text):
                 trunk += part
                 continue
-            text = "".join(next(fields) if piece is None else piece for piece in part.pieces)
-            trunk += part.encode(self.tokens, text)
+            trunk += part.encode(self.tokens, part.filled(fields))
         return trunk
 
 

@@ -2,15 +2,18 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from jaxprompt.errors import InputError
 from jaxprompt.text.templates import (
+    Alone,
+    Edge,
     Field,
     Hard,
     Mask,
     Piece,
     Soft,
+    Spaces,
     Special,
     Target,
     Template,
@@ -30,15 +33,30 @@ class Text:
     """Text tokenised as one string.
 
     Attributes:
-      pieces: hard text, or None for the next field.
+      pieces: hard text, None for the next field, or where the text is trimmed.
       anew: whether it is tokenised as text by itself; else as a continuation of what stands before it.
       lstrip, rstrip: whether the special token before it, or behind it, swallows the white space beside itself.
     """
 
-    pieces: tuple[str | None, ...]
+    pieces: tuple[str | Edge | None, ...]
     anew: bool
     lstrip: bool = False
     rstrip: bool = False
+
+    def filled(self, fields: Iterator[str]) -> str:
+        """Returns the text with as many of the fields' as it has."""
+        # What is closed cannot lose more; `open` may, at its start.
+        closed, open_, trims = "", "", False
+        for piece in (*self.pieces, Edge(True)):
+            if not isinstance(piece, Edge):
+                open_ += next(fields) if piece is None else piece
+                continue
+            open_ = open_.lstrip() if trims else open_
+            if piece.start:
+                closed, open_, trims = closed + open_, "", True
+            else:
+                closed, open_, trims = closed + open_.rstrip(), "", False
+        return closed
 
     def encode(self, tokens: TextTokenizer, text: str) -> list[int]:
         text = text.lstrip(_WHITE_SPACE) if self.lstrip else text
@@ -53,7 +71,9 @@ class Layout:
     Attributes:
       parts: fixed ids (`MASK` among them), or text.
       fields: the column of each field, in order, repeats included.
+      target: how a target loses white space; None: there is none.
       target_space: " " if a target or label word has its tokens behind a space, else "".
+      target_end: white space that a target or label word ends with.
       target_anew: whether a target or label word is tokenised as text by itself; else as a continuation.
       target_tail: the ids scored behind the target or label word.
       type_after: the id behind whose first occurrence the token type is 1, or None.
@@ -61,14 +81,17 @@ class Layout:
 
     parts: tuple[tuple[int, ...] | Text, ...]
     fields: tuple[str, ...]
+    target: Target | None
     target_space: str
+    target_end: str
     target_anew: bool
     target_tail: tuple[int, ...]
     type_after: int | None
 
     def target_ids(self, tokens: TextTokenizer, text: str) -> list[int]:
         """Returns the ids of a target or label word, without the tail. Raises InputError as `TextTokenizer.encode`."""
-        text = self.target_space + text
+        text = text if self.target is None else self.target.of(text)
+        text = self.target_space + text + self.target_end
         return tokens.encode(text) if self.target_anew else tokens.continuation(text)
 
     def word_ids(self, tokens: TextTokenizer, word: str) -> list[int]:
@@ -111,7 +134,7 @@ class Layout:
         for part in self.parts:
             if isinstance(part, Text):
                 stop = part.pieces.index(None) if None in part.pieces else len(part.pieces)
-                head += part.encode(tokens, "".join(part.pieces[:stop]))
+                head += part.encode(tokens, "".join(piece for piece in part.pieces[:stop] if isinstance(piece, str)))
                 if stop < len(part.pieces):
                     break
             elif MASK in part:
@@ -163,10 +186,11 @@ def make_layout(
     Raises:
       InputError: a special token the tokenizer lacks, or something behind `{target}`.
     """
-    pieces, target_space, target_tail = _split_target(template, tokens, scores_eos)
+    pieces, target_space, target_end, target_tail = _split_target(template, tokens, scores_eos)
     # What stands behind the target ends it, and says nothing of how the text begins.
     placed = {_piece_id(piece, tokens) for piece in pieces if isinstance(piece, Special)}
-    by_hand = bool(placed & tokens.surrounding_ids)
+    by_hand = Alone() in pieces or bool(placed & tokens.surrounding_ids)
+    pieces = [piece for piece in pieces if piece != Alone()]
     leading = () if by_hand else tokens.leading
     if start_id is not None:
         leading = (start_id, *leading)
@@ -185,12 +209,12 @@ def make_layout(
             parts.append(tuple(range(soft_row, soft_row + piece.length)))
             soft_row += piece.length
             fresh = True
-        elif isinstance(piece, Hard | Field):
-            while end < len(pieces) and isinstance(pieces[end], Hard | Field):
+        elif isinstance(piece, Hard | Field | Edge):
+            while end < len(pieces) and isinstance(pieces[end], Hard | Field | Edge):
                 end += 1
             behind = pieces[end] if end < len(pieces) else None
             text = _text(pieces[at:end], pieces[at - 1] if at else None, behind, fresh, tokens)
-            if isinstance(behind, Mask) and text.rstrip and (text.pieces[-1] or "").endswith(" "):
+            if isinstance(behind, Mask) and text.rstrip and str(text.pieces[-1]).endswith(" "):
                 target_space = " "
             parts.append(text)
             fresh = False
@@ -213,7 +237,9 @@ def make_layout(
     return Layout(
         parts=tuple(part for part in parts if part),
         fields=tuple(piece.name for piece in pieces if isinstance(piece, Field)),
+        target=next((piece for piece in template.pieces if isinstance(piece, Target)), None),
         target_space=target_space,
+        target_end=target_end,
         target_anew=target_anew,
         target_tail=target_tail,
         type_after=tokens.tokenizer.sep_token_id
@@ -223,35 +249,43 @@ def make_layout(
 
 
 def _split_target(template: Template, tokens: TextTokenizer, scores_eos: bool):
-    """Returns the pieces before `{target}` (all, if there is none), the space before it and the ids behind it."""
+    """Returns the pieces before `{target}` (all, if there is none), the white space around it and the ids behind it."""
     pieces = list(template.pieces)
     if not template.has_target:
-        return pieces, "", ()
+        return pieces, "", "", ()
     at = pieces.index(Target())
-    behind = pieces[at + 1 :]
+    pieces, behind = pieces[:at], pieces[at + 1 :]
+    space = end = ""
+    if behind and isinstance(behind[0], Spaces):
+        end = behind.pop(0).text
     if any(not isinstance(piece, Special) or piece.name in ("bos", "cls") for piece in behind):
         raise InputError(
             "only {eos}, {sep} or another special token, by its own name, may stand behind {target} (move the rest "
             f"before it): {shown(template.text)}"
         )
-    pieces = pieces[:at]
     tail = tuple(_piece_id(piece, tokens) for piece in behind)
     if not tail and scores_eos and tokens.tokenizer.eos_token_id is not None:
         tail = (tokens.special_id("eos"),)
     if pieces and isinstance(pieces[-1], Hard) and pieces[-1].text.endswith(" "):
-        text = pieces.pop().text[:-1]
-        return pieces + ([Hard(text)] if text else []), " ", tail
-    return pieces, "", tail
+        text, space = pieces.pop().text[:-1], " "
+        pieces += [Hard(text)] if text else []
+    return pieces, space, end, tail
 
 
 def _text(
-    pieces: Sequence[Hard | Field], before: Piece | None, behind: Piece | None, fresh: bool, tokens: TextTokenizer
+    pieces: Sequence[Hard | Field | Edge],
+    before: Piece | None,
+    behind: Piece | None,
+    fresh: bool,
+    tokens: TextTokenizer,
 ) -> Text:
     """The text between two other pieces; behind a special token it may be a continuation."""
     before_id = _piece_id(before, tokens) if isinstance(before, Mask | Special) else None
     behind_id = _piece_id(behind, tokens) if isinstance(behind, Mask | Special) else None
     return Text(
-        tuple(piece.text if isinstance(piece, Hard) else None for piece in pieces),
+        tuple(
+            piece if isinstance(piece, Edge) else piece.text if isinstance(piece, Hard) else None for piece in pieces
+        ),
         anew=before_id is None or fresh or tokens.starts_anew_after(before_id),
         lstrip=before_id is not None and tokens.strips_after(before_id),
         rstrip=behind_id is not None and tokens.strips_before(behind_id),

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Iterable
+from typing import ClassVar
 
 from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.text.tokens import ROLES, TextTokenizer, looks_special
@@ -22,12 +23,20 @@ class Soft:
 
     length: int
 
+    @property
+    def placeholder(self) -> str:
+        return f"soft:{self.length}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Field:
     """`{name}`: the text of a column."""
 
     name: str
+
+    @property
+    def placeholder(self) -> str:
+        return self.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +46,17 @@ class Mask:
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """`{target}`: what a causal model or a decoder is to write."""
+    """`{target}`: what a causal model or a decoder is to write.
+
+    `{target|trim}`, `|ltrim`, `|rtrim`: without white space at its ends, or at one.
+    """
+
+    # There is one target, whatever it loses.
+    trim: str = dataclasses.field(default="", compare=False)
+    placeholder: ClassVar[str] = "target"
+
+    def of(self, text: str) -> str:
+        return TRIMS[self.trim](text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +65,37 @@ class Special:
 
     name: str
 
+    @property
+    def placeholder(self) -> str:
+        return self.name
+
 
 @dataclasses.dataclass(frozen=True)
 class ToDecoder:
     """`{decoder}`: where an encoder-decoder's decoder begins; left out, it begins at the target."""
 
 
-Piece = Hard | Soft | Field | Mask | Target | Special | ToDecoder
+@dataclasses.dataclass(frozen=True)
+class Alone:
+    """`{no_special_tokens}`: the tokenizer's own special tokens do not go around the text."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Edge:
+    """`{trim}`, `{/trim}`: the text behind, or before, has no white space here, be a field empty or not."""
+
+    start: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Spaces:
+    """`{' '}` behind `{target}`: white space that is written too. Anywhere else it is text."""
+
+    text: str
+
+
+Piece = Hard | Soft | Field | Mask | Target | Special | ToDecoder | Alone | Edge | Spaces
+TRIMS = {"": str, "trim": str.strip, "ltrim": str.lstrip, "rtrim": str.rstrip}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +134,9 @@ def parse_template(text: str) -> Template:
     """Parses template text.
 
     `{soft:20}` is 20 soft tokens (anywhere, any number of times), `{name}` the column `name`, `{mask}`, `{target}`,
-    `{bos}`, `{eos}`, `{cls}` and `{sep}` are what they say, `{{` and `}}` are literal braces. Which other names are
-    special tokens is the tokenizer's to say: see `name_tokens`.
+    `{bos}`, `{eos}`, `{cls}` and `{sep}` are what they say, `{{` and `}}` are literal braces, `{' '}` is white space, and
+    between `{trim}` and `{/trim}`, or in `{target|trim}`, there is none at the ends. Which other names are special tokens is the tokenizer's to say: see
+    `name_tokens`.
 
     Raises:
       InputError: an unbalanced brace, a malformed placeholder, half a surrogate pair, or more than one place to
@@ -108,11 +152,14 @@ def parse_template(text: str) -> Template:
                 f"unbalanced {token!r} at character {match.start()} of template {shown(text)} (write {token * 2!r} for "
                 "a literal brace)"
             )
-        if token.startswith("{") and token != "{{":
+        spaces = re.fullmatch(r"\{'(\s+)'\}", token)
+        if spaces and (hard or pieces[-1:] != [Target()]):
+            hard.append(spaces[1])
+        elif token.startswith("{") and token != "{{":
             if hard:
                 pieces.append(Hard("".join(hard)))
                 hard = []
-            pieces.append(_placeholder(token[1:-1], text))
+            pieces.append(Spaces(spaces[1]) if spaces else _placeholder(token[1:-1], text))
         else:
             hard.append(token[0] if token in ("{{", "}}") else token)
     if hard:
@@ -165,12 +212,15 @@ def name_tokens(template: Template, tokens: TextTokenizer) -> Template:
 def _placeholder(name: str, text: str) -> Piece:
     if not name.strip():
         raise InputError(f"empty placeholder {{{name}}} in template {shown(text)} (name a column, as in {{text}})")
-    if name == "mask":
-        return Mask()
-    if name == "target":
-        return Target()
-    if name == "decoder":
-        return ToDecoder()
+    plain = {
+        "mask": Mask(),
+        "decoder": ToDecoder(),
+        "no_special_tokens": Alone(),
+        "trim": Edge(True),
+        "/trim": Edge(False),
+    }
+    if name in plain:
+        return plain[name]
     if name in ROLES:
         return Special(name)
     if name == "soft" or name.startswith("soft:"):
@@ -180,7 +230,8 @@ def _placeholder(name: str, text: str) -> Piece:
                 f"{{{name}}} in template {shown(text)}: the length is a number from 1 up, as in {{soft:20}}"
             )
         return Soft(int(length[1]))
-    return Field(name)
+    target = re.fullmatch(r"target(?:\|([lr]?trim))?", name)
+    return Target(target[1] or "") if target else Field(name)
 
 
 def check_fields(template: Template, columns: Iterable[str]) -> None:
