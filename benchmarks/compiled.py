@@ -180,6 +180,8 @@ def report(records: list[dict], target: Target) -> str:
         between = ", ".join(f"{kind} {b / 1e9:.2f}" for kind, b in sorted(r.get("collective_bytes", {}).items()))
         line += [r["kernels"], f"{r['moved_bytes'] / 1e9:.1f}", f"{1e3 * r['least_seconds']:.1f}"]
         line += [f"{1e3 * r['needed_flops'] / target.products['bf16']:.1f}", f"{r['step_bytes'] / 1e9:.1f}"]
+        # A compiler may be content with what is too much beside the weights.
+        line[-1] += " (too much)" if r["weight_bytes"] + r["step_bytes"] > target.memory else ""
         lines.append((*line, f"{r['weight_bytes'] / 1e9:.1f}", between, f"{r['compile_seconds']:.0f}"))
     text = [f"# Train steps compiled for {target.name}, none at hand", "", f"{records[-1]['versions']}", ""]
     text += ["All figures are of one chip. The mesh is data x fsdp x tensor.", ""]
