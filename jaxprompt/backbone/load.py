@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,13 @@ from jaxprompt.models.families.base import shown
 from jaxprompt.models.presets import preset
 from jaxprompt.models.quantized import check_quantize
 from jaxprompt.models.stack import unstack, unstacked_shapes
-from jaxprompt.weights.files import fingerprint, open_files, read_config
-from jaxprompt.weights.json_file import read_json
+from jaxprompt.weights.files import fingerprint
 from jaxprompt.weights.loader import canonical_names, find_params
 from jaxprompt.weights.planned import planned_params
 from jaxprompt.weights.random import random_params
 from jaxprompt.weights.reference import resolve
-from jaxprompt.weights.tokenizer import byte_tokenizer, read_tokenizer
+from jaxprompt.weights.source import open_source
+from jaxprompt.weights.tokenizer import byte_tokenizer
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -43,11 +42,11 @@ def load_backbone(
     matmul_precision: str = "highest",
     background: Background | None = None,
 ) -> Backbone:
-    """Loads a frozen model from Hugging Face files, or makes one of a published shape with random weights.
+    """Loads a frozen model from Hugging Face or GGUF files, or makes one of a published shape with random weights.
 
     Args:
-      ref: a folder, a hub id `org/name`, or `package:module/path` (see `jaxprompt.weights.reference.resolve`); or
-        `random:NAME`, a shape of `jaxprompt.models.presets` with random weights and a tokenizer of bytes.
+      ref: a folder or a GGUF file, a hub id `org/name`, or `package:module/path` (see
+        `jaxprompt.weights.reference.resolve`); or `random:NAME`, a shape of `jaxprompt.models.presets` with random weights and a tokenizer of bytes.
       dtype: of weights and activations: "float32"; "bfloat16" or "float16" for half the memory.
       mesh: from `jaxprompt.machine.sharding.make_mesh`; default: all devices, each with the whole model.
       remat: what the backward pass recomputes: "none", "dots" (all but the weight matmuls) or "full". Use "full" when
@@ -80,17 +79,19 @@ def load_backbone(
         tokenizer = functools.partial(byte_tokenizer, family.name)
         return _random(background, ref, family.name, config, 0, tokenizer, *how)
     kind, quantize = _dtype(dtype), check_quantize(quantize)
-    folder = resolve(ref)
-    config_json = read_config(folder)
+    source = open_source(resolve(ref))
+    config_json = dict(source.config)
     family = family_of(config_json.get("model_type"))
-    generation, source = _generation(folder, {"forced_eos_token_id": family.forced_eos_id, **config_json})
+    generation, stands_in = source.generation, source.generation_file
+    if generation is source.config:
+        generation = {"forced_eos_token_id": family.forced_eos_id, **generation}
     if generation.get("decoder_start_token_id") is not None:
         config_json["decoder_start_token_id"] = generation["decoder_start_token_id"]
-    files = open_files(folder)
+    files = source.files()
     # Compares what is stored twice, of which few files have any: what is a weight decides the config.
     names = canonical_names(files, family)
     config = family.translate(config_json, names.keys())
-    eos_ids, forced_bos_id, forced_eos_id = _special_ids(generation, source, config_json, config)
+    eos_ids, forced_bos_id, forced_eos_id = _special_ids(generation, stands_in, config_json, config)
     module = build(config, kind, remat, mesh, attention, matmul_precision)
     stored = find_params(files, names, family, module, mesh, quantize)
 
@@ -108,7 +109,7 @@ def load_backbone(
         mesh=mesh,
         fingerprint="",
         dtype=kind,
-        read_tokenizer=functools.partial(read_tokenizer, folder),
+        read_tokenizer=source.tokenizer,
         eos_ids=eos_ids,
         forced_bos_id=forced_bos_id,
         forced_eos_id=forced_eos_id,
@@ -172,14 +173,6 @@ def _dtype(name: str) -> Any:
     if name not in DTYPES:
         raise InputError(f"unknown dtype {name!r}{did_you_mean(name, DTYPES)}")
     return DTYPES[name]
-
-
-def _generation(folder: Path, config_json: dict[str, Any]) -> tuple[dict[str, Any], Path]:
-    """The settings of generation and where they stand: a file of their own, else config.json."""
-    file = folder / "generation_config.json"
-    if os.path.lexists(file):
-        return read_json(file), file
-    return config_json, folder / "config.json"
 
 
 def _special_ids(

@@ -141,7 +141,7 @@ class Config(Options):
     # The sections whose keys depend on a choice.
     choices: ClassVar[dict[str, Choice]] = {"method": METHOD, "objective": OBJECTIVE, "optimizer": OPTIMIZER}
 
-    model: str = Field(description="folder, hub id, or package:module/path of a Hugging Face model")
+    model: str = Field(description="folder, hub id, or package:module/path of a Hugging Face model, or a .gguf file")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of the frozen weights")
     quantize: Literal["int8", "int4"] | None = Field(
         None, description="keep the frozen weights of attention and MLP in so many bits"

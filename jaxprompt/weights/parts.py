@@ -81,6 +81,7 @@ def copy(target: np.ndarray, source: np.ndarray) -> bool:
 
     Returns whether all stored numbers are finite.
     """
+    source = np.asarray(source)  # one that is packed is unpacked here, a task at a time
     transposed = _is_transposed(source)
     if transposed:
         axis, step = 1, max(1, 64 // target.itemsize)

@@ -1,7 +1,6 @@
 """Tokenizers: that of a model folder, and one of bytes for models that come without files."""
 
 import inspect
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from jaxprompt.errors import InputError
 from jaxprompt.weights.json_file import read_json
+from jaxprompt.weights.transformers_package import transformers_package
 
 # Special tokens of each family's byte tokenizer, in the order of their ids: all it has a use for, by Hugging Face's
 # role. T5's decoder starts with id 0, its padding.
@@ -33,20 +33,6 @@ _AROUND = {
 _BEHAVIOUR = ("padding_side", "truncation_side", "clean_up_tokenization_spaces")
 
 
-def _transformers() -> Any:
-    """The package, imported here since it takes seconds."""
-    # It advises everyone without torch to install it, which jaxprompt never needs.
-    advice = os.environ.get("TRANSFORMERS_NO_ADVISORY_WARNINGS")
-    os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
-    try:
-        import transformers
-    finally:
-        os.environ.pop("TRANSFORMERS_NO_ADVISORY_WARNINGS")
-        if advice is not None:
-            os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = advice
-    return transformers
-
-
 def read_tokenizer(folder: Path) -> Any:
     """Returns the tokenizer of a model folder, a Hugging Face one.
 
@@ -64,7 +50,7 @@ def read_tokenizer(folder: Path) -> Any:
         if "ByT5Tokenizer" in (settings.get("tokenizer_class"), config.get("tokenizer_class")):
             return _byt5_tokenizer(settings.get("extra_ids", 125))
         _check_sentencepiece(folder)
-        auto = _transformers().AutoTokenizer
+        auto = transformers_package().AutoTokenizer
         made = auto.from_pretrained(str(folder.resolve()), local_files_only=True, trust_remote_code=False)
         _check_files(folder, made)
         return made
@@ -89,7 +75,7 @@ def _of_tokenizer_json(folder: Path, settings: dict[str, Any], config: dict[str,
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     backend.no_truncation()
     backend.no_padding()
-    fast = _transformers().PreTrainedTokenizerFast
+    fast = transformers_package().PreTrainedTokenizerFast
     family = _family_class(settings, config)
     said = {**_json(folder / "special_tokens_map.json"), **settings}
     defaults = inspect.signature(family.__init__).parameters
@@ -118,7 +104,7 @@ def _of_tokenizer_json(folder: Path, settings: dict[str, Any], config: dict[str,
 
 def _family_class(settings: dict[str, Any], config: dict[str, Any]) -> type:
     """The class whose defaults hold for what the files leave open: transformers' own, never the folder's code."""
-    transformers = _transformers()
+    transformers = transformers_package()
     generic = transformers.PreTrainedTokenizerFast
     of_type = transformers.models.auto.tokenization_auto.TOKENIZER_MAPPING_NAMES.get(config.get("model_type"))
     for name in (settings.get("tokenizer_class"), config.get("tokenizer_class"), of_type):
@@ -184,7 +170,9 @@ def _byt5_tokenizer(sentinels: int) -> Any:
     backend.add_special_tokens([AddedToken(name, lstrip=True, rstrip=True) for name in special.values()])
     backend.add_special_tokens(extra)
     _surround(backend, *_AROUND["t5"])
-    return _transformers().PreTrainedTokenizerFast(tokenizer_object=backend, extra_special_tokens=extra, **special)
+    return transformers_package().PreTrainedTokenizerFast(
+        tokenizer_object=backend, extra_special_tokens=extra, **special
+    )
 
 
 def _bytes_backend(vocabulary: list[str]) -> tokenizers.Tokenizer:
@@ -210,4 +198,4 @@ def byte_tokenizer(family: str) -> Any:
     if family in _AROUND:
         _surround(backend, *_AROUND[family])
     inputs = ["input_ids", *(["token_type_ids"] if family == "bert" else []), "attention_mask"]
-    return _transformers().PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=inputs, **special)
+    return transformers_package().PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=inputs, **special)

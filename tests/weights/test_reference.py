@@ -74,8 +74,29 @@ def test_only_safe_files_are_downloaded(monkeypatch, tmp_path):
 def test_a_repository_without_safetensors_is_refused_with_the_command_that_converts(monkeypatch, tmp_path):
     huggingface_hub = pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **kw: str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda repo: ["config.json", "pytorch_model.bin"])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.json").touch()
     with pytest.raises(InputError, match=r"'org/name' has no safetensors .* never loads.*save_pretrained") as error:
         resolve("org/name")
     assert "\n" not in str(error.value)
+
+
+def test_a_repository_of_gguf_files_gives_the_one_that_it_has(monkeypatch, tmp_path):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    files = ["README.md", "model.Q8_0.gguf"]
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **kw: str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda repo: files)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, name: str(tmp_path / name))
+    assert resolve("org/name") == tmp_path / "model.Q8_0.gguf"
+    files.append("model.Q4_0.gguf")
+    with pytest.raises(InputError, match=r"several GGUF files \(model.Q4_0.gguf, model.Q8_0.gguf\): download one"):
+        resolve("org/name")
+
+
+def test_a_gguf_file_is_a_model(tmp_path):
+    (tmp_path / "MODEL.GGUF").touch()
+    assert resolve(tmp_path / "MODEL.GGUF") == tmp_path / "MODEL.GGUF"
+    (tmp_path / "model.bin").touch()
+    with pytest.raises(InputError, match=r"is a file: name the folder .* or a .gguf file"):
+        resolve(tmp_path / "model.bin")
