@@ -11,17 +11,17 @@ from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh
 
 from jaxprompt.backbone.backbone import Backbone
+from jaxprompt.backbone.form import described
 from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.machine.background import Background
 from jaxprompt.machine.sharding import make_mesh
 from jaxprompt.models import ModelConfig, Seq2SeqConfig, build
-from jaxprompt.models.families import family_of
 from jaxprompt.models.families.base import shown
 from jaxprompt.models.presets import preset
 from jaxprompt.models.quantized import check_quantize
 from jaxprompt.models.stack import unstack, unstacked_shapes
 from jaxprompt.weights.files import fingerprint
-from jaxprompt.weights.loader import canonical_names, find_params
+from jaxprompt.weights.loader import find_params
 from jaxprompt.weights.planned import planned_params
 from jaxprompt.weights.random import random_params
 from jaxprompt.weights.reference import resolve
@@ -80,18 +80,11 @@ def load_backbone(
         return _random(background, ref, family.name, config, 0, tokenizer, *how)
     kind, quantize = _dtype(dtype), check_quantize(quantize)
     source = open_source(resolve(ref))
-    config_json = dict(source.config)
-    family = family_of(config_json.get("model_type"))
-    generation, stands_in = source.generation, source.generation_file
+    config_json, family, config, files, names = described(source)
+    generation = source.generation
     if generation is source.config:
         generation = {"forced_eos_token_id": family.forced_eos_id, **generation}
-    if generation.get("decoder_start_token_id") is not None:
-        config_json["decoder_start_token_id"] = generation["decoder_start_token_id"]
-    files = source.files()
-    # Compares what is stored twice, of which few files have any: what is a weight decides the config.
-    names = canonical_names(files, family)
-    config = family.translate(config_json, names.keys())
-    eos_ids, forced_bos_id, forced_eos_id = _special_ids(generation, stands_in, config_json, config)
+    eos_ids, forced_bos_id, forced_eos_id = _special_ids(generation, source.generation_file, config_json, config)
     module = build(config, kind, remat, mesh, attention, matmul_precision)
     stored = find_params(files, names, family, module, mesh, quantize)
 

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from jaxprompt.config import yaml
 from jaxprompt.config.sections import Config
+from jaxprompt.config.tasks import completed
 from jaxprompt.config.values import brief, plain
 from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.options import Options
@@ -71,12 +72,13 @@ def load_config(source: str | Path | Mapping | Config, overrides: Mapping[str, A
     for key, value in pairs:
         _assign(tree, key, value)
     _check_keys(tree)
+    tree = completed(tree)
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise InputError(_one_line(error)) from None
     if config.template is None and config.chat is None:
-        raise InputError(f"config lacks 'template': {Config.model_fields['template'].description} (or chat)")
+        raise InputError(f"config lacks 'template': {Config.model_fields['template'].description} (or chat, or task)")
     if config.template is not None and config.chat is not None:
         raise InputError("config has both template and chat: keep one, or set the other to null")
     return config

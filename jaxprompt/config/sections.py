@@ -159,6 +159,13 @@ class Config(Options):
         None,
         description="layers one by one, not in a loop: faster, longer to compile; unset: in a loop but to generate text",
     )
+    task: str | None = Field(
+        None, description="a preset that gives what is left out, such as glue/sst2; `jaxprompt tasks` lists them"
+    )
+    form: Literal["causal", "chat", "masked", "encoder", "seq2seq"] | None = Field(
+        None, description="which form of the task; unset: that of the model"
+    )
+    prompt_length: Count = Field(20, description="soft tokens in a task's template")
     template: str | None = Field(None, description='layout of an example, such as "{soft:20} {text} It was {target}"')
     chat: list[Turn] | None = Field(
         None,

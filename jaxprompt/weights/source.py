@@ -12,7 +12,7 @@ from jaxprompt.weights.gguf_file import open_gguf
 from jaxprompt.weights.gguf_model import config_of, files_of
 from jaxprompt.weights.gguf_tokenizer import gguf_tokenizer
 from jaxprompt.weights.json_file import read_json
-from jaxprompt.weights.tokenizer import read_tokenizer
+from jaxprompt.weights.tokenizer import has_chat_template, read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class ModelSource:
       config: config.json's settings.
       generation: those of how texts start and end, which may be config.json's.
       generation_file: where these stand, for messages.
+      chat: whether the tokenizer has a chat template.
       files: opens the weights.
       tokenizer: reads it.
     """
@@ -30,6 +31,7 @@ class ModelSource:
     config: dict[str, Any]
     generation: dict[str, Any]
     generation_file: Path
+    chat: bool
     files: Callable[[], ModelFiles]
     tokenizer: Callable[[], Any]
 
@@ -50,5 +52,10 @@ def open_source(path: Path) -> ModelSource:
     found = os.path.lexists(generation)
     settings, file = (read_json(generation), generation) if found else (config, path / "config.json")
     return ModelSource(
-        config, settings, file, functools.partial(open_files, path), functools.partial(read_tokenizer, path)
+        config,
+        settings,
+        file,
+        has_chat_template(path),
+        functools.partial(open_files, path),
+        functools.partial(read_tokenizer, path),
     )

@@ -61,6 +61,13 @@ def read_tokenizer(folder: Path) -> Any:
         raise InputError(f"no usable tokenizer in {folder} (tokenizer.json is looked for): {reason}") from error
 
 
+def has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer of a model folder has one, without reading it whole."""
+    return (folder / "chat_template.jinja").is_file() or bool(
+        _json(folder / "tokenizer_config.json").get("chat_template")
+    )
+
+
 def _json(path: Path) -> dict[str, Any]:
     """A file of settings; nothing where there is none."""
     try:
