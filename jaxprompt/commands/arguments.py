@@ -3,9 +3,9 @@
 import argparse
 from collections.abc import Sequence
 
-from jaxprompt.config import MACHINE_KEYS
+from jaxprompt.config import USE_KEYS
 
-MACHINE_HELP = f"where and how a RUN is computed here: {', '.join(MACHINE_KEYS)}"
+MACHINE_HELP = f"where and how a RUN is computed and evaluated here: {', '.join(USE_KEYS)}"
 
 
 def add_overrides(parser: argparse.ArgumentParser, help: str = "config keys set here, such as train.steps=500") -> None:

@@ -16,7 +16,9 @@ def run(args) -> dict:
     from jaxprompt.config import tasks
 
     if args.name is None:
-        return {"tasks": {name: {"kind": tasks.read(name)["kind"], "about": tasks.about(name)} for name in tasks.names()}}
+        return {
+            "tasks": {name: {"kind": tasks.read(name)["kind"], "about": tasks.about(name)} for name in tasks.names()}
+        }
     form = args.form if args.model is None else form_of(args.model)
     config = tasks.config_of(args.name, form)
     return {"about": tasks.about(args.name), "config": {"model": args.model or "NAME YOUR MODEL", **config}}

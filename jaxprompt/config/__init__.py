@@ -1,10 +1,11 @@
 """The experiment as a user writes it."""
 
 from jaxprompt.config.keys import dump, flat, help_text, keys, load_config, yaml_value
-from jaxprompt.config.sections import MACHINE_KEYS, Config, OptimizerOptions
+from jaxprompt.config.sections import MACHINE_KEYS, USE_KEYS, Config, OptimizerOptions
 
 __all__ = [
     "MACHINE_KEYS",
+    "USE_KEYS",
     "Config",
     "OptimizerOptions",
     "dump",

@@ -104,9 +104,10 @@ class TrainConfig(Options):
     eval_start: bool = Field(True, description="whether the prompt is also evaluated before the first step")
     eval_every: Count | None = Field(None, description="steps between evaluations; unset: ten in all")
     eval_batch_size: BatchSize | None = Field(None, description="examples per evaluation batch; unset: batch_size")
-    best_by: str | None = Field(
+    metric: str | None = Field(
         None,
-        description="the figure that chooses the best prompt; unset: the objective's first (accuracy, loss, pearson)",
+        description="the figure that chooses the best prompt; unset: the first of evaluation.metrics that needs no writing, "
+        "else the objective's first (accuracy, loss, pearson)",
     )
     patience: Count | None = Field(None, description="stop after this many evaluations without improvement")
     log_every: Count = Field(10, description="steps between lines of metrics.jsonl")
@@ -115,6 +116,19 @@ class TrainConfig(Options):
     remat: Literal["none", "dots", "full"] = Field(
         "dots", description="what the backward pass recomputes: nothing, all but matrix products, or every layer"
     )
+
+
+class EvaluationConfig(Options):
+    metrics: list[str] = Field([], description="figures beside the objective's own, such as f1, bleu or rougeL")
+    confidence: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="such as 0.95: intervals of the figures at the end, by resampling the examples"
+    )
+    examples: Count | None = Field(
+        None, description="while training, write for the first N validation inputs only, if train.metric needs writing"
+    )
+    max_new_tokens: Count = Field(64, description="tokens written for an input, at most")
+    num_beams: Count = Field(1, description="above 1: the width of a beam search")
+    batch_size: BatchSize = Field(32, description="inputs written for at a time")
 
 
 class MeshConfig(Options):
@@ -177,6 +191,7 @@ class Config(Options):
     data: DataConfig = DataConfig()
     optimizer: OPTIMIZER.section() = OPTIMIZER.options[OPTIMIZER.default]()
     train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     mesh: MeshConfig = MeshConfig()
     seed: Seed = Field(0, description="seed of the start, the order of the data and sampling; seeds sets them apart")
     seeds: SeedsConfig = SeedsConfig()
@@ -196,3 +211,5 @@ MACHINE_KEYS = (
     "train.remat",
     *(f"mesh.{axis}" for axis in MeshConfig.model_fields),
 )
+# What a finished run may be used with beyond those.
+USE_KEYS = (*MACHINE_KEYS, *(f"evaluation.{key}" for key in EvaluationConfig.model_fields))

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxprompt.backbone.form import FORMS, form_of
 from jaxprompt.config import yaml
+from jaxprompt.config.values import brief
 from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.methods import METHODS
 
@@ -33,8 +34,8 @@ def read(name: str) -> dict[str, Any]:
 
 
 def _file(name: str) -> Path:
-    if not isinstance(name, str) or name not in names():
-        raise InputError(f"unknown task {name!r}{did_you_mean(name, names())}; `jaxprompt tasks` lists them")
+    if name not in names():
+        raise InputError(f"unknown task {brief(name)}{did_you_mean(name, names())}; `jaxprompt tasks` lists them")
     return FOLDER / f"{name}.yaml"
 
 
@@ -63,8 +64,8 @@ def completed(tree: Mapping[str, Any]) -> dict[str, Any]:
       InputError: as `config_of`; or what kind the backbone is cannot be told.
     """
     name = tree.get("task")
-    if name is None:
-        return dict(tree)
+    if not isinstance(name, str):
+        return dict(tree)  # there is none, or none that validation lets through
     if tree.get("template") is not None or tree.get("chat") is not None:
         given = read(name)
         given = {key: value for key, value in given.items() if key not in ("kind", "forms", "objective", "evaluation")}

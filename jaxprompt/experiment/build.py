@@ -11,6 +11,7 @@ import numpy as np
 from jaxprompt.backbone import Backbone, load_backbone
 from jaxprompt.config import Config
 from jaxprompt.errors import InputError
+from jaxprompt.experiment.figures import figures_of
 from jaxprompt.experiment.rows import naming, training_rows
 from jaxprompt.machine.background import Background
 from jaxprompt.machine.sharding import make_mesh
@@ -126,7 +127,7 @@ def build(
     """
     _check_slots(config)
     objective = make_objective(config, label_names)
-    _check_best_by(config, objective)
+    figures_of(config, objective)  # which refuses those that are none
     if backbone is None:
         if reporter is not None:
             reporter.say(f"loading {config.model} ({config.dtype}) ...")
@@ -180,14 +181,6 @@ def _check_slots(config: Config) -> None:
     if length and not METHODS[name].fills_slots:
         raise InputError(
             f"{what} has soft tokens but method.name is {name!r}: remove {{soft:N}} or set method.name={filling[0]}"
-        )
-
-
-def _check_best_by(config: Config, objective: Objective) -> None:
-    names = [metric.name for metric in objective.metrics if metric.higher_is_better is not None]
-    if config.train.best_by not in (None, *names):
-        raise InputError(
-            f"train.best_by is {config.train.best_by!r}: {objective.name} has the figures {', '.join(names)}"
         )
 
 

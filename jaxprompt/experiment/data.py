@@ -184,16 +184,11 @@ def evaluation_data(experiment: Experiment, examples: list[Encoded]) -> Evaluati
     return EvaluationData(dataclasses.replace(loader, plan=plan), len(examples))
 
 
-def read_validation(experiment: Experiment, source: str | None = None) -> list[Encoded]:
-    """Encoded labelled rows of a file, by default of the config's data.validation."""
-    config = experiment.config
-    if source is not None:
-        data = config.data.model_copy(update={"validation": source, "validation_rows": None})
-        config = config.model_copy(update={"data": data})
-    elif config.data.validation is None:
+def read_validation(experiment: Experiment) -> list[Encoded]:
+    """Encoded labelled rows of the config's data.validation."""
+    if experiment.config.data.validation is None:
         raise InputError("the run has no data.validation: name a file with --data")
-    rows = validation_rows(config)
-    return _encoded(dataclasses.replace(experiment, config=config), "validation", rows, required=False)
+    return _encoded(experiment, "validation", validation_rows(experiment.config), required=False)
 
 
 def _fingerprint(experiment: Experiment, train: Sequence[Encoded], valid: Sequence[Encoded]) -> str:

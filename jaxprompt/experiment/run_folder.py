@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxprompt import config as configs
-from jaxprompt.config import MACHINE_KEYS, Config, load_config
+from jaxprompt.config import USE_KEYS, Config, load_config
 from jaxprompt.data.sources import memory_reference
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import make_objective, soft_length, turns_of
@@ -32,13 +32,13 @@ def is_run(source: str) -> bool:
 
 
 def run_config(run_dir: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The config of a run folder; `overrides` as in `load_config`, of `MACHINE_KEYS` alone."""
+    """The config of a run folder; `overrides` as in `load_config`, of `USE_KEYS` alone."""
     path = Path(run_dir) / CONFIG
     if not _is_there(path):
         raise InputError(f"{str(run_dir)!r} is not a run folder: it holds no {CONFIG}")
     for item in overrides:
-        if item.partition("=")[0] not in MACHINE_KEYS:
-            raise InputError(f"{item!r}: of a run that exists only {', '.join(MACHINE_KEYS)} can be set, as KEY=VALUE")
+        if item.partition("=")[0] not in USE_KEYS:
+            raise InputError(f"{item!r}: of a run that exists only {', '.join(USE_KEYS)} can be set, as KEY=VALUE")
     return load_config(path, overrides)
 
 
@@ -117,6 +117,14 @@ def _check_contents(config: Config, run_dir: Path) -> None:
         raise InputError(f"{str(run_dir / RESULT)!r} is not the result of a run: {remedy}")
     if _is_there(run_dir / FILE_NAME):
         _check_prompt(load_prompt(run_dir), config, run_dir)
+
+
+def finished(run_dir: Path) -> dict[str, Any] | None:
+    """The result of a run that was finished; None: it was not, or a kill cut what it wrote."""
+    try:
+        return json.loads((run_dir / RESULT).read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def _is_result(data: bytes) -> bool:

@@ -1,5 +1,6 @@
 """Using a finished run: scores, answers, text."""
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,13 @@ from jaxprompt.data.sources import Source
 from jaxprompt.errors import InputError, within_memory
 from jaxprompt.experiment.build import Experiment, build, configured_backbone
 from jaxprompt.experiment.data import evaluation_data, hoist, read_validation
+from jaxprompt.experiment.figures import figures_of
+from jaxprompt.experiment.final import PREDICTIONS, judged
+from jaxprompt.experiment.rows import validation_rows
 from jaxprompt.experiment.run_folder import is_run, read_run
 from jaxprompt.inference.generate import generate, naming_source, rows_of
 from jaxprompt.machine.sharding import row_sharding
+from jaxprompt.objectives import OBJECTIVES
 from jaxprompt.prompts import Prompt
 from jaxprompt.scoring.evaluate import Evaluation, evaluate, make_eval_step, refusal
 from jaxprompt.text.encoded import Encoded
@@ -59,11 +64,36 @@ def score(experiment: Experiment, prompt: Prompt, examples: list[Encoded]) -> Ev
 
 
 def evaluate_run(
-    run_dir: str | Path, data: str | None = None, backbone: Backbone | None = None, overrides: Sequence[str] = ()
+    run_dir: str | Path,
+    data: str | None = None,
+    backbone: Backbone | None = None,
+    overrides: Sequence[str] = (),
+    predictions: str | Path | None = None,
 ) -> dict:
-    """Metrics of a run's prompt on its validation data, or on the labelled rows of `data`; more as in `load_run`."""
-    experiment, prompt = load_run(run_dir, backbone, overrides)
-    return score(experiment, prompt, read_validation(experiment, data)).metrics(experiment.objective.metrics)
+    """Figures of a run's prompt on its validation data, or on the labelled rows of `data`; more as in `load_run`.
+
+    Args:
+      predictions: where a line for each example is written; default: in the run's folder, if the data is its own.
+
+    Returns:
+      As `experiment.final.judged`.
+    """
+    config, prompt = read_run(run_dir, overrides)
+    # Every token that is written reads all weights, of which a loop over the layers would make a copy first.
+    if config.unroll is None and OBJECTIVES[config.objective.type].writes and config.evaluation.metrics:
+        config = config.model_copy(update={"unroll": True})
+    experiment = build(config, backbone, label_names=prompt.info["labels"])
+    prompt.check(experiment.backbone)
+    figures = figures_of(config, experiment.objective)
+    if data is not None:
+        used = config.data.model_copy(update={"validation": data, "validation_rows": None})
+        experiment = dataclasses.replace(experiment, config=config.model_copy(update={"data": used}))
+    found = score(experiment, prompt, read_validation(experiment))
+    if predictions is None and data is None:
+        predictions = Path(run_dir) / PREDICTIONS
+    conditioning = jax.tree.map(jnp.asarray, prompt.conditioning)
+    rows = validation_rows(experiment.config)
+    return judged(experiment, figures, found, conditioning, rows, None if predictions is None else Path(predictions))
 
 
 def predict_run(

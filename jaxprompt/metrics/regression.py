@@ -1,26 +1,29 @@
 """Figures of numbers `[examples]` against numbers `[examples]`."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from jaxprompt.metrics.base import Metric
 
 
-def pearson(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Pearson's correlation; 0 where either is constant, as GLUE's scorers make it."""
-    if len(found) < 2 or np.ptp(found) == 0 or np.ptp(wanted) == 0:
-        return 0.0
-    return float(np.corrcoef(found.astype(np.float64), wanted.astype(np.float64))[0, 1])
+def correlation(of: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    """`pearsonr` or `spearmanr` of SciPy; 0 where either side is constant, as GLUE's scorers make it."""
+
+    def correlate(found: np.ndarray, wanted: np.ndarray) -> float:
+        from scipy import stats
+
+        if len(found) < 2 or np.ptp(found) == 0 or np.ptp(wanted) == 0:
+            return 0.0
+        return float(getattr(stats, of)(np.asarray(found, np.float64), np.asarray(wanted, np.float64)).statistic)
+
+    return correlate
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
-    """The place of each value in their order, from 1; equal values share the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts - 1) / 2)[inverse]
-
+pearson, spearman = correlation("pearsonr"), correlation("spearmanr")
 
 MEAN_SQUARED_ERROR = Metric(
     "loss", False, lambda outputs, answers: float(np.mean((outputs["value"] - answers["value"]) ** 2))
 )
 PEARSON = Metric("pearson", True, lambda outputs, answers: pearson(outputs["value"], answers["value"]))
-SPEARMAN = Metric("spearman", True, lambda outputs, answers: pearson(ranks(outputs["value"]), ranks(answers["value"])))
+SPEARMAN = Metric("spearman", True, lambda outputs, answers: spearman(outputs["value"], answers["value"]))

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxprompt.errors import InputError
-from jaxprompt.metrics import Metric
+from jaxprompt.metrics import Metric, TextMetric
 from jaxprompt.ops.losses import token_logprobs
 from jaxprompt.options import Options
 from jaxprompt.text.encode import RowEncoder
@@ -64,6 +64,8 @@ class Objective:
       needs: the placeholders at which it scores: "target" in a decoder, "mask" in a masked model; none: it scores
         the text as it stands.
       metrics: its figures; the first chooses the best prompt, equal ones are told apart by the loss.
+      more_metrics: figures that may be asked for.
+      text_metrics: likewise, of what is written.
       scores_eos: whether the end of sequence is scored behind the target without being asked for.
       writes: whether it is answered by writing text.
       needs_weights: whether `bound` computes with the backbone: it then waits for the weights to be read.
@@ -73,6 +75,8 @@ class Objective:
     Options: ClassVar[type[Options]]
     needs: ClassVar[tuple[str, ...]] = ()
     metrics: ClassVar[tuple[Metric, ...]]
+    more_metrics: ClassVar[tuple[Metric, ...]] = ()
+    text_metrics: ClassVar[tuple[TextMetric, ...]] = ()
     scores_eos: ClassVar[bool] = False
     writes: ClassVar[bool] = False
     needs_weights: ClassVar[bool] = False

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from jaxprompt import options
 from jaxprompt.errors import InputError
-from jaxprompt.metrics import ACCURACY, CROSS_ENTROPY, MACRO_F1
+from jaxprompt.metrics import ACCURACY, CALIBRATION_ERROR, CROSS_ENTROPY, F1, MACRO_F1, MATTHEWS, MICRO_F1
 from jaxprompt.objectives.base import DataAccess, Objective
 from jaxprompt.text.labels import LabelSet
 from jaxprompt.text.values import as_text, column_value
@@ -55,6 +55,7 @@ class Classes(Objective):
     """
 
     metrics: ClassVar = (ACCURACY, MACRO_F1, CROSS_ENTROPY)
+    more_metrics: ClassVar = (F1, MICRO_F1, MATTHEWS, CALIBRATION_ERROR)
     column: str
     labels: LabelSet
     words: tuple[tuple[str, ...], ...]

@@ -1,49 +1,81 @@
 """Generation: every token of a target text is scored, and the end of sequence behind it."""
 
+import decimal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from jaxprompt import options
 from jaxprompt.errors import InputError
-from jaxprompt.metrics import PERPLEXITY, TARGET_TOKENS, TOKEN_LOSS
+from jaxprompt.metrics import BITS_PER_BYTE, PERPLEXITY, TARGET_TOKENS, TEXT_METRICS, TOKEN_LOSS
 from jaxprompt.objectives.base import DataAccess, Objective, Vocabulary
 from jaxprompt.ops.losses import sum_by_group
 from jaxprompt.text.encode import RowEncoder, check_started
 from jaxprompt.text.encoded import Encoded, constant, int32
-from jaxprompt.text.values import text_value, where
+from jaxprompt.text.values import column_value, shown, text_value, where
 from jaxprompt.types import Batch, Scores
 
 
 class GenerationOptions(options.Options):
     type: Literal["generation"] = Field("generation", description="score a target text")
+    number: PositiveFloat | None = Field(
+        None, description="the target is a number, written rounded to a multiple of this, as T5 writes STS-B's by 0.2"
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Generation(Objective):
     """Learns to write the text of a column.
 
+    A column that holds a list of texts is learned by the first, and compared with all.
+
     Attributes:
       column: its name.
+      number: of what a number is written as a multiple; None: the column holds text.
     """
 
     name: ClassVar[str] = "generation"
     Options: ClassVar = GenerationOptions
     needs: ClassVar = ("target",)
     metrics: ClassVar = (TOKEN_LOSS, PERPLEXITY, TARGET_TOKENS)
+    more_metrics: ClassVar = (BITS_PER_BYTE,)
+    text_metrics: ClassVar = TEXT_METRICS
     scores_eos: ClassVar[bool] = True
     writes: ClassVar[bool] = True
     column: str
+    number: float | None = None
 
     @classmethod
     def build(cls, options: GenerationOptions, data: DataAccess) -> "Generation":
-        return cls(data.target)
+        return cls(data.target, options.number)
 
     def answer(self, row: Mapping[str, Any], number: int, required: bool = True) -> dict[str, Any]:
-        return {"target": text_value(row, self.column, number, "data.target")}
+        given = column_value(row, self.column, number, "data.target")
+        if self.number is not None:
+            return {"target": self._number(given, number)}
+        if not isinstance(given, list | tuple):
+            return {"target": text_value(row, self.column, number, "data.target")}
+        if not given:
+            raise InputError(
+                f"{where(number)}column {self.column!r} is an empty list (remove the row or give it a text)"
+            )
+        texts = [text_value({self.column: text}, self.column, number, "data.target") for text in given]
+        return {"target": texts[0], "references": texts}
+
+    def _number(self, given: Any, number: int) -> str:
+        """The nearest multiple, with as many decimals as the step has: t5/data/preprocessors.py, stsb."""
+        step = decimal.Decimal(str(self.number))
+        try:
+            times = decimal.Decimal(str(given)) / step
+            return str(times.quantize(decimal.Decimal(1), decimal.ROUND_HALF_EVEN) * step)
+        except decimal.InvalidOperation:
+            raise InputError(f"{where(number)}{self.column!r} is {shown(given)}: give a finite number") from None
+
+    def numbers(self, answer: Mapping[str, Any]) -> dict[str, float | int]:
+        return {"bytes": len(answer["target"].encode())}
 
     def candidates(self, answer: Mapping[str, Any], encoder: RowEncoder, number: int | None) -> Sequence[Sequence[int]]:
         if not answer.get("target"):

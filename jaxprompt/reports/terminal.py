@@ -4,6 +4,10 @@ import sys
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+# A table of more classes does not fit a terminal.
+SHOWN_CLASSES = 10
 
 
 class _Console(Console):
@@ -58,6 +62,20 @@ class Reporter:
                 f"{record['target_tokens_per_second']:.1f} targets/s  {left:.0f} s left"
             )
 
+    def figures(self, summary: dict) -> None:
+        """Shows what only the end of a run has: intervals, and a table of what was taken for what."""
+        for name, (low, high) in summary.get("confidence", {}).items():
+            self.say(f"  {name} {summary[name]:.4f} ({low:.4f} to {high:.4f})")
+        found = summary.get("confusion")
+        if found is not None and len(found["labels"]) <= SHOWN_CLASSES:
+            table = Table("is, taken for", *found["labels"], box=None, header_style="")
+            for label, row in zip(found["labels"], found["rows"], strict=True):
+                table.add_row(label, *map(str, row))
+            try:
+                self._console.print(table)
+            except OSError:
+                self._console.quiet = True
+
     def stop(self) -> None:
         """Ends the bar."""
         if self._progress is not None:
@@ -66,5 +84,8 @@ class Reporter:
 
 
 def figures(metrics: dict) -> str:
-    """`accuracy 0.8120  loss 0.4310`: numbers for a line of text."""
-    return "  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in metrics.items())
+    """`accuracy 0.8120  loss 0.4310`: numbers for a line of text; what is no number is left out."""
+    numbers = ((name, value) for name, value in metrics.items() if isinstance(value, int | float))
+    return "  ".join(
+        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in numbers
+    )

@@ -1,5 +1,6 @@
 """The host loop: data in, steps, evaluations, checkpoints, the best prompt out."""
 
+import functools
 import json
 import math
 from collections.abc import Iterator
@@ -10,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt import config as configs
 from jaxprompt.errors import InputError, within_memory
 from jaxprompt.experiment.build import Experiment, build
 from jaxprompt.experiment.data import TrainingData
-from jaxprompt.experiment.run_folder import CHECKPOINTS, CONFIG, METRICS, RESULT, dumped, open_run
+from jaxprompt.experiment.figures import figures_of
+from jaxprompt.experiment.final import PREDICTIONS, judged
+from jaxprompt.experiment.rows import validation_rows
+from jaxprompt.experiment.run_folder import CHECKPOINTS, CONFIG, METRICS, RESULT, dumped, finished, open_run
+from jaxprompt.experiment.writing import Inputs, write_for
 from jaxprompt.machine.ahead import shapes_on
 from jaxprompt.machine.background import Background
 from jaxprompt.machine.files import whole_file, writing
@@ -25,7 +31,7 @@ from jaxprompt.methods import fold
 from jaxprompt.prompts import Prompt, load_prompt, save_prompt
 from jaxprompt.reports.records import Meter, MetricsFile
 from jaxprompt.reports.terminal import Reporter
-from jaxprompt.scoring.evaluate import evaluate, make_eval_step, refusal
+from jaxprompt.scoring.evaluate import Evaluation, evaluate, make_eval_step, refusal
 from jaxprompt.training.checkpoint import Checkpoints, saved_step
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import TrainState, init_state, make_train_step
@@ -43,10 +49,10 @@ class Result:
     """What a run leaves.
 
     Attributes:
-      prompt: the best prompt by validation (`train.best_by`); the last one without validation data.
+      prompt: the best prompt by validation (`train.metric`); the last one without validation data.
       metrics: the best validation figures, and `step`, `best_step`, `train_loss`; with labels, `majority_accuracy`;
         where examples lost text to fit, `truncated`.
-      run_dir: folder with config.yaml, metrics.jsonl, prompt.safetensors, result.json and checkpoints/.
+      run_dir: folder with config.yaml, metrics.jsonl, prompt.safetensors, predictions.jsonl, result.json and checkpoints/.
     """
 
     prompt: Prompt
@@ -94,6 +100,9 @@ class _Run:
         every = config.train.eval_every or max(1, -(-self.steps // 10))
         self.eval_every, self.checkpoint_every = every, config.train.checkpoint_every or every
         mesh = experiment.backbone.mesh
+        self.figures = figures_of(config, experiment.objective)
+        # What the newest best prompt scored, if this process saw it.
+        self.best_found: Evaluation | None = None
         self.place = lambda batch: jax.device_put(batch, row_sharding(mesh))
         self.place_state = lambda state: jax.device_put(state, replicated(mesh))
         self.fold = jax.jit(partial(fold, experiment.method))
@@ -252,7 +261,7 @@ class _Run:
         self.reporter.log(record, self.steps)
 
     def _evaluate(self, state, number, metrics_file) -> None:
-        data, objective = self.data.validation, self.experiment.objective
+        data = self.data.validation
         # Folded once, not in every batch.
         conditioning = self.fold(state.trainable)
         step = partial(self.eval_step, conditioning, state.trainable.get("head", {}))
@@ -266,25 +275,29 @@ class _Run:
             metrics_file.write({"step": number, "validation": None, "not_finite": found.not_finite})
             self.record["evaluations_since_best"] += 1
             return
-        scores = found.metrics(objective.metrics)
+        scores = found.metrics(self.figures.outputs)
+        if self.figures.writes:
+            texts = write_for(self.experiment, conditioning, self.inputs)
+            scores |= {metric.name: metric(texts, self.inputs.references) for metric in self.figures.texts}
         metrics_file.write({"step": number, "validation": scores})
         self.reporter.log({"step": number, "validation": scores}, self.steps)
-        better = self.record["best"] is None or self._quality(scores) > self._quality(self.record["best"])
-        if better:
+        quality = self.figures.quality
+        if self.record["best"] is None or quality(scores) > quality(self.record["best"]):
+            self.best_found = found
             self.record.update(best=scores, best_step=number, evaluations_since_best=0)
             save_prompt(self.experiment.prompt(state.trainable), self.run_dir)
         else:
             self.record["evaluations_since_best"] += 1
 
-    def _quality(self, scores: dict) -> tuple[float, ...]:
-        """What evaluations are compared by: the chosen figure, then the loss; higher is better."""
-        metrics = {metric.name: metric for metric in self.experiment.objective.metrics}
-        first = self.experiment.config.train.best_by or next(iter(metrics))
-        return tuple(scores[name] if metrics[name].higher_is_better else -scores[name] for name in (first, "loss"))
-
     def _say_what_was_cut(self) -> None:
         for name, count in self.data.truncated.items():
             self.reporter.say(f"{count} {name} examples lost text to fit {self.experiment.encoder.max_length} tokens")
+
+    @functools.cached_property
+    def inputs(self) -> Inputs:
+        """What is written for while training."""
+        options = self.experiment.config.evaluation
+        return Inputs.of(self.experiment, validation_rows(self.experiment.config)).first(options.examples)
 
     def _finish(self, state) -> Result:
         if self.data.validation is None:
@@ -294,8 +307,10 @@ class _Run:
                 f"no evaluation of run {str(self.run_dir)!r} gave finite scores, so it has no best prompt: its metrics.jsonl "
                 "names the examples; in a new run leave them out, or set dtype to bfloat16 or float32"
             )
+        prompt = load_prompt(self.run_dir)
         metrics = {
             **(self.record["best"] or {}),
+            **({} if self.data.validation is None else self._final(prompt)),
             "step": int(state.step),
             "best_step": self.record["best_step"],
             "train_loss": self.record["train_loss"],
@@ -306,5 +321,28 @@ class _Run:
         if self.data.truncated:
             metrics["truncated"] = self.data.truncated
         with whole_file(self.run_dir / RESULT) as file:
-            file.write((json.dumps(metrics, indent=2) + "\n").encode())
-        return Result(load_prompt(self.run_dir), metrics, self.run_dir)
+            file.write((json.dumps(metrics, indent=2, ensure_ascii=False) + "\n").encode())
+        return Result(prompt, metrics, self.run_dir)
+
+    def _final(self, prompt: Prompt) -> dict[str, Any]:
+        """All figures of the best prompt, its predictions in a file; those of a run that was finished before, as they are."""
+        known = finished(self.run_dir)
+        if self.best_found is None and known is not None and (self.run_dir / PREDICTIONS).exists() == self._predicts:
+            return known
+        conditioning, head = self.place_state(jax.tree.map(jnp.asarray, (prompt.conditioning, prompt.head)))
+        data = self.data.validation
+        if self.best_found is None:
+            self.best_found = evaluate(
+                partial(self.eval_step, conditioning, head), data.batches(), self.place, data.size
+            )
+        if self.figures.texts:
+            self.reporter.say("writing for the validation inputs ...")
+        rows = validation_rows(self.experiment.config)
+        final = judged(self.experiment, self.figures, self.best_found, conditioning, rows, self.run_dir / PREDICTIONS)
+        self.reporter.figures(final)
+        return final
+
+    @property
+    def _predicts(self) -> bool:
+        """Whether the run leaves predictions."""
+        return bool(self.figures.texts) or not self.experiment.objective.writes

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 
 from jaxprompt.backbone import Backbone, load_backbone
-from jaxprompt.inference.decode import Search, decode
 from jaxprompt.models import Seq2SeqConfig, build, init_params
 from jaxprompt.objectives import DataAccess
 from jaxprompt.objectives.classifier import Classifier, ClassifierOptions
 from jaxprompt.objectives.generation import Generation
+from jaxprompt.scoring.decode import Search, decode
 from jaxprompt.scoring.forward import Forward
 from jaxprompt.types import Batch, Conditioning, Inputs, Prefix
 from tests.conftest import GOLDEN

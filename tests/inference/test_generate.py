@@ -13,8 +13,9 @@ import pytest
 import jaxprompt
 from jaxprompt.errors import InputError
 from jaxprompt.inference import generate as generation
-from jaxprompt.inference.decode import sample
 from jaxprompt.prompts import Prompt
+from jaxprompt.scoring import writing
+from jaxprompt.scoring.decode import sample
 from jaxprompt.types import Conditioning, Prefix
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -151,7 +152,7 @@ def test_a_source_that_is_too_long_is_refused(monkeypatch):
     bart = jaxprompt.load_backbone(GOLDEN / "bart")
     bart = dataclasses.replace(bart, read_tokenizer=lambda: SimpleNamespace(eos_token_id=2))
     source = [5] * (bart.max_positions + 1)
-    monkeypatch.setattr(generation, "_contexts", lambda *_: ([], [[2]], [source]))
+    monkeypatch.setattr(generation, "_contexts", lambda *_: writing.Contexts([], [[2]], [source]))
     with pytest.raises(InputError, match=f"a source of {len(source)} tokens, .* {bart.max_positions} positions"):
         jaxprompt.generate(bart, ["x"], max_new_tokens=2)
 
@@ -185,7 +186,7 @@ def test_limits_beyond_all_there_is_are_no_limits(stories):
 
 def test_a_search_larger_than_all_memory_is_refused_before_it_starts(monkeypatch, stories):
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 5, "SC_PAGE_SIZE": 4096}.get)
-    monkeypatch.setattr(generation, "decode", None)
+    monkeypatch.setattr(writing, "decode", None)
     with pytest.raises(InputError, match=r"num_beams 2 and 12 tokens need .* lower batch_size, num_beams or max_new"):
         jaxprompt.generate(stories, TEXTS[:1], max_new_tokens=7, num_beams=2)
 
@@ -272,7 +273,7 @@ def test_a_model_that_overflows_is_named_for_it(num_beams, dtype, says):
 
 def test_the_text_whose_values_are_not_finite_is_named(stories, monkeypatch):
     scores = iter(([0.0, -1.0], [-2.0, np.nan]))
-    monkeypatch.setattr(generation, "decode", lambda *_, **__: (np.zeros((2, 3), int), np.array(next(scores))))
+    monkeypatch.setattr(writing, "decode", lambda *_, **__: (np.zeros((2, 3), int), np.array(next(scores))))
     with pytest.raises(InputError, match=r"the scores of text 4 are not finite: .* the prompt"):
         jaxprompt.generate(stories, TEXTS, batch_size=2, max_new_tokens=3)
 

@@ -16,6 +16,7 @@ from jaxprompt.errors import InputError
 from jaxprompt.inference import generate as generation
 from jaxprompt.objectives.similarity import embed_labels
 from jaxprompt.prompts import Prompt
+from jaxprompt.scoring import writing
 from jaxprompt.text.encode import RowEncoder
 from jaxprompt.text.templates import parse_template
 
@@ -33,7 +34,7 @@ def test_a_prompt_ends_with_what_its_template_has_behind_the_target(monkeypatch,
     decoded = np.array([[dog, 0, ran]]), np.zeros(1)  # 0 is <unk>
 
     def write(template):
-        monkeypatch.setattr(generation, "decode", lambda *args, **kwargs: decoded)
+        monkeypatch.setattr(writing, "decode", lambda *args, **kwargs: decoded)
         return jaxprompt.generate(stories, ["Once"], bare_prompt(stories, template), max_new_tokens=3)[0]
 
     whole, ended = write("{text}{target}"), write("{text}{target}{<unk>}")
@@ -43,7 +44,7 @@ def test_a_prompt_ends_with_what_its_template_has_behind_the_target(monkeypatch,
 def test_a_prompt_without_an_end_warns_once(monkeypatch, stories, caplog):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=stories.tokenizer.backend_tokenizer, unk_token="<unk>")
     endless = dataclasses.replace(stories, read_tokenizer=lambda: tokenizer)
-    monkeypatch.setattr(generation, "decode", lambda *args, **kwargs: (np.array([[5]]), np.zeros(1)))
+    monkeypatch.setattr(writing, "decode", lambda *args, **kwargs: (np.array([[5]]), np.zeros(1)))
     jaxprompt.generate(endless, ["Once"], bare_prompt(stories, "{text}{target}"), max_new_tokens=1)
     assert caplog.text.count("no end of sequence") == 1
 

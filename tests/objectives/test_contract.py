@@ -37,7 +37,7 @@ def config(name, rows, backbone="stories", **sections):
         # 12 rows make a last batch with empty slots.
         "data": {"train": rows, "validation": rows},
         "optimizer": {"learning_rate": 0.01},
-        "train": {"steps": 4, "batch_size": 5, "eval_every": 2, "log_every": 1, "best_by": "loss"},
+        "train": {"steps": 4, "batch_size": 5, "eval_every": 2, "log_every": 1, "metric": "loss"},
         **sections,
     }
 
@@ -110,7 +110,7 @@ def test_what_it_puts_out_is_by_example_and_its_loss_is_the_figure(request, rows
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("spoilt", ["gone", None, [1]])
+@pytest.mark.parametrize("spoilt", ["gone", None, [None]])
 def test_a_row_that_cannot_be_measured_is_refused_by_its_number(stories, rows, name, spoilt):
     experiment = build(load_config(config(name, rows)), stories)
     column = experiment.objective.column

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 import jaxprompt
 from jaxprompt.backbone import load_backbone
 from jaxprompt.experiment.build import build
-from jaxprompt.inference.decode import Search, _decode, _Model
 from jaxprompt.machine.sharding import MESH_AXES, replicated
+from jaxprompt.scoring.decode import Search, _decode, _Model
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import init_state, make_train_step
 from jaxprompt.types import Batch, Inputs

@@ -36,12 +36,12 @@ def tree(rows, folder, **train):
     return {"data": {"train": rows, "validation": rows[:5]}, "run_dir": str(folder), "train": train}
 
 
-@pytest.mark.parametrize(("best_by", "best_step"), [(None, 4), ("accuracy", 4), ("macro_f1", 2), ("loss", 3)], ids=str)
-def test_best_by_names_the_figure_that_chooses_in_its_direction(scripted, rows, tmp_path, best_by, best_step):
+@pytest.mark.parametrize(("metric", "best_step"), [(None, 4), ("accuracy", 4), ("macro_f1", 2), ("loss", 3)], ids=str)
+def test_metric_names_the_figure_that_chooses_in_its_direction(scripted, rows, tmp_path, metric, best_step):
     """Equal ones are told apart by the loss, and of those the first stays."""
     found = [WRONG, MAJORITY, BALANCED, CAREFUL, SURER, SURER, MAJORITY]
     start = scripted(tree(rows, tmp_path / "start", steps=0), found[:1]).prompt.soft
-    result = scripted(tree(rows, tmp_path / "run", steps=6, best_by=best_by), found)
+    result = scripted(tree(rows, tmp_path / "run", steps=6, metric=metric), found)
     assert (result.metrics["step"], result.metrics["best_step"]) == (6, best_step)
     # The prompt and the figures are those of that step.
     np.testing.assert_allclose(result.prompt.soft, start + best_step, atol=1e-5)
@@ -52,16 +52,20 @@ def test_best_by_names_the_figure_that_chooses_in_its_direction(scripted, rows, 
 
 
 @pytest.mark.parametrize(
-    ("objective", "best_by", "names"),
+    ("objective", "metric", "names"),
     [
-        ("classifier", "acuracy", "accuracy, macro_f1, loss"),
-        # A count chooses nothing.
-        ("generation", "target_tokens", "loss, perplexity"),
+        (
+            "classifier",
+            "acuracy",
+            "classifier has the figures accuracy, macro_f1, loss, f1, .* \\(did you mean 'accuracy'",
+        ),
+        ("generation", "target_tokens", "a count, by which no prompt is better"),
+        ("regression", "bleu", "regression has the figures pearson, spearman, loss$"),
     ],
 )
-def test_a_figure_that_the_objective_has_not_is_refused(scripted, rows, tmp_path, objective, best_by, names):
-    with pytest.raises(InputError, match=rf"^train\.best_by is '{best_by}': {objective} has the figures {names}$"):
-        scripted({**tree(rows, tmp_path / "run", best_by=best_by), "objective": {"type": objective}}, [])
+def test_a_figure_that_the_objective_has_not_is_refused(scripted, rows, tmp_path, objective, metric, names):
+    with pytest.raises(InputError, match=rf"^train\.metric is '{metric}'(: |, ){names}"):
+        scripted({**tree(rows, tmp_path / "run", metric=metric), "objective": {"type": objective}}, [])
     assert not (tmp_path / "run").exists()
 
 

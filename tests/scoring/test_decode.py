@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from jaxprompt.backbone import load_backbone
-from jaxprompt.inference.decode import Search, decode
+from jaxprompt.scoring.decode import Search, decode
 from jaxprompt.types import Inputs
 
 GOLDEN = Path(__file__).parents[1] / "golden"
