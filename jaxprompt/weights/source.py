@@ -47,7 +47,10 @@ def open_source(path: Path) -> ModelSource:
         config = config_of(file)
         # What ends a text is said as in a file of generation settings, and no other setting is.
         ends = {"eos_token_id": config["eos_token_id"]}
-        return ModelSource(config, ends, path, lambda: files_of(file, config), functools.partial(gguf_tokenizer, file))
+        chat = "tokenizer.chat_template" in file.metadata
+        return ModelSource(
+            config, ends, path, chat, lambda: files_of(file, config), functools.partial(gguf_tokenizer, file)
+        )
     config, generation = read_config(path), path / "generation_config.json"
     found = os.path.lexists(generation)
     settings, file = (read_json(generation), generation) if found else (config, path / "config.json")
