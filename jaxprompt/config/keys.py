@@ -71,8 +71,8 @@ def load_config(source: str | Path | Mapping | Config, overrides: Mapping[str, A
     _drop_unchosen(tree, dict(pairs))
     for key, value in pairs:
         _assign(tree, key, value)
-    _check_keys(tree)
     tree = completed(tree)
+    _check_keys(tree)
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:

@@ -14,6 +14,10 @@ Count = Annotated[int, Field(gt=0, lt=2**31)]
 BatchSize = Annotated[int, Field(gt=0, le=2**20)]
 
 
+# What a column may be compared with.
+Label = str | bool | int | float
+
+
 class Choice:
     """A section whose keys depend on the name that one of them holds.
 
@@ -79,12 +83,27 @@ OPTIMIZER = Choice("name", AdamWOptions, AdafactorOptions, SgdOptions)
 
 
 class DataConfig(Options):
-    train: str | list[dict[str, Any]] | None = Field(
+    train: str | list[str] | list[dict[str, Any]] | None = Field(
         None,
-        description="training rows: a .jsonl, .json, .csv, .tsv or .parquet file, package:module/file, or dicts",
+        description="training rows: a .jsonl, .json, .csv, .tsv, .txt or .parquet file, also packed (.gz, .zst), a pattern such as "
+        "part-*.jsonl, package:module/file, parallel:train.{en,de}, a list of these, or dicts",
     )
-    validation: str | list[dict[str, Any]] | None = Field(None, description="validation rows, likewise")
+    validation: str | list[str] | list[dict[str, Any]] | None = Field(None, description="validation rows, likewise")
     columns: list[str] | None = Field(None, description="column names of files without a header")
+    encoding: str = Field("utf-8", description="of text files, such as latin-1")
+    quotes: bool | None = Field(
+        None, description="whether values of a table may be in quotes; unset: in a .csv, not in a .tsv, as in GLUE"
+    )
+    pattern: str | None = Field(
+        None,
+        description="regular expression of a line, whose named groups are the columns: any text file, a row per line",
+    )
+    rename: dict[str, str] = Field(
+        {}, description="further columns: name: path, such as answers.text[0]; input[*] is a whole list as one text"
+    )
+    where: dict[str, Label | list[Label]] = Field(
+        {}, description="only rows whose columns have these values: column: value, or a list"
+    )
     label: str = Field("label", description="column of the label, or of the number of a regression")
     target: str = Field("target", description="column of the target text (generation)")
     max_length: Count | None = Field(None, description="tokens per example; unset: what the backbone allows")

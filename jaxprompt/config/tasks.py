@@ -77,9 +77,8 @@ def completed(tree: Mapping[str, Any]) -> dict[str, Any]:
     data, objective = tree.get("data"), tree.get("objective")
     if isinstance(data, Mapping) and (data.get("train") is not None or data.get("validation") is not None):
         given["data"] = {key: value for key, value in given.get("data", {}).items() if key in ("label", "target")}
-    if isinstance(objective, Mapping) and objective.get("type", given.get("objective", {}).get("type")) != given.get(
-        "objective", {}
-    ).get("type"):
+    kind = given.get("objective", {}).get("type")
+    if kind is not None and isinstance(objective, Mapping) and objective.get("type", kind) != kind:
         del given["objective"]
         given.pop("evaluation", None)
     return _over(given, tree)

@@ -1,12 +1,14 @@
 """The rows of data that a config asks for."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from jaxprompt.config import Config
-from jaxprompt.data.sources import read_rows
+from jaxprompt.data.select import selected
+from jaxprompt.data.sources import Reading, read_rows
 from jaxprompt.errors import InputError
 from jaxprompt.text.labels import LabelSet, by_label, infer_labels
 
@@ -45,5 +47,20 @@ def naming(config: Config, name: str) -> Iterator[None]:
 
 
 def _rows(config: Config, name: str) -> list[dict]:
-    rows = read_rows(getattr(config.data, name), config.data.columns)
-    return rows[: getattr(config.data, f"{name}_rows")]
+    data = config.data
+    how = Reading(data.columns, data.encoding, data.quotes, data.pattern)
+    rows = read_rows(getattr(data, name), how)
+    with naming(config, name):
+        rows = chosen_rows(config, rows)
+    return rows[: getattr(data, f"{name}_rows")]
+
+
+def renamed_rows(config: Config, rows: Iterable[Mapping[str, Any]]) -> list[dict]:
+    """Rows with the columns that the config makes of them."""
+    return selected(rows, config.data.rename, {}) if config.data.rename else list(rows)
+
+
+def chosen_rows(config: Config, rows: Iterable[Mapping[str, Any]]) -> list[dict]:
+    """Rows with the columns that the config makes of them, and only those that it wants."""
+    data = config.data
+    return selected(rows, data.rename, data.where) if data.rename or data.where else list(rows)

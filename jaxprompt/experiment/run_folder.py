@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxprompt import config as configs
 from jaxprompt.config import USE_KEYS, Config, load_config
-from jaxprompt.data.sources import memory_reference
+from jaxprompt.data.sources import memory_reference, names_files
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import make_objective, soft_length, turns_of
 from jaxprompt.experiment.rows import naming
@@ -184,7 +184,7 @@ def _plain(config: Config) -> dict:
     kept = {}
     for name in ("train", "validation"):
         rows = getattr(config.data, name)
-        if isinstance(rows, list):
+        if isinstance(rows, list) and not names_files(rows):
             with naming(config, name):
                 kept[name] = memory_reference(rows)
     data = config.data.model_copy(update=kept)

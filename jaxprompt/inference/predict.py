@@ -15,7 +15,7 @@ from jaxprompt.experiment.build import Experiment, build, configured_backbone
 from jaxprompt.experiment.data import evaluation_data, hoist, read_validation
 from jaxprompt.experiment.figures import figures_of
 from jaxprompt.experiment.final import PREDICTIONS, judged
-from jaxprompt.experiment.rows import validation_rows
+from jaxprompt.experiment.rows import renamed_rows, validation_rows
 from jaxprompt.experiment.run_folder import is_run, read_run
 from jaxprompt.inference.generate import generate, naming_source, rows_of
 from jaxprompt.machine.sharding import row_sharding
@@ -120,13 +120,15 @@ def predict(experiment: Experiment, prompt: Prompt, texts: Sequence[str | dict])
     fields = experiment.encoder.template.fields
     with naming_source(texts):
         rows = rows_of(texts, fields)
+        if isinstance(texts, Source):
+            rows = renamed_rows(experiment.config, rows)
         shown = [
             " | ".join(text_value(row, field, number) for field in fields if field in row)
             for number, row in enumerate(rows, 1)
         ]
         examples = [] if experiment.objective.writes else experiment.encode(rows, labelled=False)
     if experiment.objective.writes:
-        written = generate(experiment.backbone, texts if isinstance(texts, Source) else rows, prompt)
+        written = generate(experiment.backbone, rows, prompt)
         return [{"input": i, "prediction": w.strip()} for i, w in zip(shown, written, strict=True)]
     found = score(experiment, prompt, examples)
     answers = experiment.objective.present(found.outputs)

@@ -309,6 +309,7 @@ def test_options_stand_anywhere(here, capsys, argv):
 def test_evaluate_finds_what_the_run_found(here, capsys):
     shown, line = run(capsys, "evaluate", "run", "--json")
     summary, result = json.loads(line), json.loads(Path("run/result.json").read_text())
+    assert summary.pop("confusion") == result["confusion"]
     assert summary == {name: pytest.approx(result[name], rel=1e-5) for name in FIGURES}
     assert f"accuracy {summary['accuracy']:.4f}" in shown
 
@@ -358,13 +359,14 @@ def test_generate_continues_with_a_runs_template_and_prompt(here, capsys, storie
 
 OPTIONS = {
     "train": ["CONFIG.yaml", "KEY=VALUE", "--json"],
-    "evaluate": ["RUN", "KEY=VALUE", "--data FILE", "--json"],
+    "evaluate": ["RUN", "KEY=VALUE", "--data FILE", "--predictions FILE", "--json"],
     "predict": ["RUN", "KEY=VALUE", "--text TEXT", "--file FILE", "--json"],
     "generate": [
         "RUN|MODEL", "KEY=VALUE", "--text TEXT", "--file FILE", "--dtype", "--max-new-tokens", "--temperature", "--top-k", "--top-p",
         "--seed", "--batch-size", "--json",
     ],
-    "quickstart": ["--run-dir", "KEY=VALUE", "--json"],
+    "tasks": ["NAME", "--form", "--model MODEL", "--json"],
+    "quickstart": ["--run-dir DIR", "KEY=VALUE", "--json"],
 }  # fmt: skip
 
 

@@ -274,8 +274,9 @@ def test_a_model_that_overflows_is_named_for_it(num_beams, dtype, says):
 def test_the_text_whose_values_are_not_finite_is_named(stories, monkeypatch):
     scores = iter(([0.0, -1.0], [-2.0, np.nan]))
     monkeypatch.setattr(writing, "decode", lambda *_, **__: (np.zeros((2, 3), int), np.array(next(scores))))
-    with pytest.raises(InputError, match=r"the scores of text 4 are not finite: .* the prompt"):
-        jaxprompt.generate(stories, TEXTS, batch_size=2, max_new_tokens=3)
+    # The shorter ones come first: the second of the second batch is the longest.
+    with pytest.raises(InputError, match=r"the scores of text 1 are not finite: .* the prompt"):
+        jaxprompt.generate(stories, ["a a a a a", "a", "a a a", "a a"], batch_size=2, max_new_tokens=3)
 
 
 TEMPLATE = "{soft:5}A story about {text}.{target}"

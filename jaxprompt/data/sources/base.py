@@ -5,12 +5,33 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jaxprompt.errors import InputError
 from jaxprompt.text.values import plain
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is read, where it does not say so itself.
+
+    Attributes:
+      columns: the names of the columns of a .csv or .tsv that has no header line.
+      encoding: of text.
+      quotes: whether a table's values may be in quotes; None: in a .csv, not in a .tsv, as in GLUE.
+      pattern: a regular expression with named groups, which become the columns: a row is a line, whatever the suffix.
+    """
+
+    columns: Sequence[str] | None = None
+    encoding: str = "utf-8"
+    quotes: bool | None = None
+    pattern: str | None = None
+
+
+AS_NAMED = Reading()
 
 
 class Source:

@@ -1,20 +1,23 @@
 """Files of rows, by their suffix."""
 
 import errno
+import io
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from jaxprompt.data.sources.base import ListSource, Row
+from jaxprompt.data.sources.base import AS_NAMED, ListSource, Reading, Row
 from jaxprompt.data.sources.json_files import read_json, read_json_lines
+from jaxprompt.data.sources.lines import read_lines, read_pattern
+from jaxprompt.data.sources.packed import UNPACKERS, unpacked
 from jaxprompt.data.sources.parquet import read_parquet
 from jaxprompt.data.sources.tables import read_csv, read_tsv
 from jaxprompt.errors import InputError, did_you_mean
 
-# Of a text file, a reader gets the text; of any other, the open file. Both get the file's name for messages.
-TEXT: dict[str, Callable[[str, str], list[Row]]] = {".jsonl": read_json_lines, ".json": read_json}
-TABLE: dict[str, Callable[[str, str, Sequence[str] | None], list[Row]]] = {".csv": read_csv, ".tsv": read_tsv}
+# Of a text file, a reader gets the text; of any other, the open file. All get the file's name for messages.
+TEXT: dict[str, Callable[[str, str], list[Row]]] = {".jsonl": read_json_lines, ".json": read_json, ".txt": read_lines}
+TABLE: dict[str, Callable[[str, str, Reading], list[Row]]] = {".csv": read_csv, ".tsv": read_tsv}
 BINARY: dict[str, Callable[[BinaryIO, str], list[Row]]] = {".parquet": read_parquet}
 SUFFIXES = (*TEXT, *TABLE, *BINARY)
 
@@ -26,31 +29,42 @@ _KINDS = (
     (b"\xfd7zXZ", "compressed by xz", "unpack it"),
     (b"\x28\xb5\x2f\xfd", "compressed by zstd", "unpack it"),
     (b"PAR1", "a Parquet file", "name it .parquet"),
-    (b"\xff\xfe", "UTF-16", "save the file as UTF-8"),
-    (b"\xfe\xff", "UTF-16", "save the file as UTF-8"),
+    (b"\xff\xfe", "UTF-16", "set data.encoding to utf-16"),
+    (b"\xfe\xff", "UTF-16", "set data.encoding to utf-16"),
 )
 
 
-def open_file(reference: str | Path, columns: Sequence[str] | None = None) -> ListSource:
+def open_file(reference: str | Path, how: Reading = AS_NAMED) -> ListSource:
     """Reads a file whole; more as in `open_source`."""
     path, name = Path(reference), printable(reference)
     if not name:
         raise InputError("the name of a file of rows is empty (name a file)")
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
+    packed = path.suffix.lower() if path.suffix.lower() in UNPACKERS else None
+    suffix = (path.with_suffix("") if packed else path).suffix.lower()
+    if suffix not in SUFFIXES and how.pattern is None:
         raise InputError(f"{name}: unknown kind of file {suffix!r}{did_you_mean(suffix, SUFFIXES)}")
-    if columns is not None and suffix not in TABLE:
+    if how.columns is not None and (suffix not in TABLE or how.pattern is not None):
         raise InputError(f"{name}: columns name those of a .csv or .tsv file without a header (remove them)")
     with _opened(path, name) as file:
-        if suffix in BINARY:
-            rows = BINARY[suffix](file, name)
-        elif suffix in TABLE:
-            rows = TABLE[suffix](_text(file.read(), name), name, columns)
+        if suffix in BINARY and how.pattern is None:
+            rows = BINARY[suffix](io.BytesIO(unpacked(file.read(), packed, name)) if packed else file, name)
         else:
-            rows = TEXT[suffix](_text(file.read(), name), name)
+            text = _text(unpacked(file.read(), packed, name), name, how.encoding)
+            if how.pattern is not None:
+                rows = read_pattern(text, name, how.pattern)
+            else:
+                rows = TABLE[suffix](text, name, how) if suffix in TABLE else TEXT[suffix](text, name)
     if not rows:
         raise InputError(f"{name}: no rows (give at least one)")
     return ListSource(name, rows)
+
+
+def open_text(path: Path, how: Reading) -> str:
+    """The text of a file, whatever its suffix; packed or not."""
+    name = printable(path)
+    with _opened(path, name) as file:
+        suffix = path.suffix.lower()
+        return _text(unpacked(file.read(), suffix if suffix in UNPACKERS else None, name), name, how.encoding)
 
 
 def printable(path: str | Path) -> str:
@@ -89,16 +103,20 @@ def _missing(path: Path) -> str:
     return f"no such file{did_you_mean(path.name, names) or ' (check the path)'}"
 
 
-def _text(data: bytes, name: str) -> str:
-    """Decodes UTF-8, with or without a byte order mark. Raises InputError for other bytes, a NUL, or no text at all."""
+def _text(data: bytes, name: str, encoding: str = "utf-8") -> str:
+    """Decodes text, with or without a byte order mark. Raises InputError for other bytes, a NUL, or no text at all."""
+    known = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig" if known else encoding)
+    except LookupError:
+        raise InputError(f"data.encoding is {encoding!r}, which is none (name one, such as utf-8 or latin-1)") from None
     except UnicodeDecodeError as error:
-        _refuse_kind(data, name)
+        if known:
+            _refuse_kind(data, name)
         line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{name}:{line}: byte 0x{data[error.start]:02x} is not UTF-8 (save the file as UTF-8)"
-        ) from None
+        kind = "UTF-8" if known else encoding
+        remedy = "save the file as UTF-8, or set data.encoding" if known else "set data.encoding to the file's"
+        raise InputError(f"{name}:{line}: byte 0x{data[error.start]:02x} is not {kind} ({remedy})") from None
     if "\0" in text:
         _refuse_kind(data, name)
         line = text.count("\n", 0, text.index("\0")) + 1

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from jaxprompt.data.sources.base import Row, repeated
+from jaxprompt.data.sources.squad import is_squad, squad_rows
 from jaxprompt.errors import InputError
 from jaxprompt.text.values import shown
 
@@ -26,6 +27,8 @@ def read_json_lines(text: str, name: str) -> list[Row]:
 def read_json(text: str, name: str) -> list[Row]:
     """Reads a list of rows."""
     values = _parsed(text, name, 1)
+    if isinstance(values, dict) and is_squad(values):
+        return squad_rows(values, name)
     if not isinstance(values, list):
         raise InputError(f"{name}: holds one {type(values).__name__} (give a list, or name the file .jsonl)")
     return [_row(value, f"{name}: item {number}") for number, value in enumerate(values, start=1)]

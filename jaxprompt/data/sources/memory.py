@@ -1,16 +1,16 @@
 """Rows that a program holds, and what is kept of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-from jaxprompt.data.sources.base import ListSource
+from jaxprompt.data.sources.base import AS_NAMED, ListSource, Reading
 from jaxprompt.errors import InputError
 from jaxprompt.text.values import shown
 
 
-def open_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> ListSource:
+def open_rows(rows: Iterable[Mapping[str, Any]], how: Reading = AS_NAMED) -> ListSource:
     """Returns copies of rows as a source. Raises InputError for what is no list of dictionaries, or an empty one."""
-    if columns is not None:
+    if how.columns is not None:
         raise InputError("columns name those of a .csv or .tsv file, not of rows in memory (remove them)")
     if isinstance(rows, Mapping | bytes) or not isinstance(rows, Iterable):
         raise InputError(f"{shown(rows)} is no list of rows (give a list of dictionaries, or name a file)")
@@ -32,6 +32,6 @@ def memory_reference(rows: Iterable[Mapping[str, Any]]) -> str:
     return f"memory:{open_rows(rows).fingerprint}"
 
 
-def not_kept(reference: str, columns: Sequence[str] | None = None) -> NoReturn:
+def not_kept(reference: str, how: Reading) -> NoReturn:
     """Refuses such a text."""
     raise InputError(f"{reference!r} was given in memory and not kept: pass the rows again, or name a file")

@@ -8,26 +8,32 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jaxprompt.data.sources.base import Row, repeated
+from jaxprompt.data.sources.base import Reading, Row, repeated
 from jaxprompt.errors import InputError, listed
 
 
-def read_csv(text: str, name: str, columns: Sequence[str] | None) -> list[Row]:
-    """Reads commas and quotes."""
-    return _table(text, name, columns, strict=True)
+def read_csv(text: str, name: str, how: Reading) -> list[Row]:
+    """Reads commas, and quotes unless told not to."""
+    return _table(text, name, how.columns, **_dialect(how.quotes is not False))
 
 
-def read_tsv(text: str, name: str, columns: Sequence[str] | None) -> list[Row]:
-    """Reads tabs; quotes are characters as any, as in GLUE. Warns where a program seems to have put them around values."""
-    rows = _table(text, name, columns, delimiter="\t", quoting=csv.QUOTE_NONE)
+def read_tsv(text: str, name: str, how: Reading) -> list[Row]:
+    """Reads tabs; quotes are characters as any, as in GLUE, unless told so. Warns where values seem to be in quotes."""
+    rows = _table(text, name, how.columns, delimiter="\t", **_dialect(how.quotes is True))
     header = list(rows[0])
-    if columns is None and all(map(_in_quotes, header)):
+    if how.quotes is not None:
+        return rows
+    if how.columns is None and all(map(_in_quotes, header)):
         _warn_of_quotes(name, header[0][:60])
     elif '""' in text:
         value = next((value for row in rows for value in row.values() if _doubled(value)), None)
         if value is not None:
             _warn_of_quotes(name, value[:60])
     return rows
+
+
+def _dialect(quotes: bool) -> dict[str, Any]:
+    return {"strict": True} if quotes else {"quoting": csv.QUOTE_NONE}
 
 
 def _in_quotes(value: str) -> bool:
@@ -42,8 +48,8 @@ def _doubled(value: str) -> bool:
 @functools.cache  # Once per file, however often it is read.
 def _warn_of_quotes(name: str, value: str) -> None:
     logging.getLogger("jaxprompt").warning(
-        f"{name}: {value} seems to be quoted, and a .tsv is read without quotes: they are kept as text (write it with "
-        "quoting=csv.QUOTE_NONE, or as .csv, which is read with them)"
+        f"{name}: {value} seems to be quoted, and a .tsv is read without quotes: they are kept as text (set data.quotes to "
+        "true, or to false if they are text)"
     )
 
 
@@ -57,7 +63,7 @@ def _table(text: str, name: str, columns: Sequence[str] | None, **dialect: Any) 
     for line, values in records:
         if len(values) != len(names):
             quoted = dialect.get("quoting") == csv.QUOTE_NONE and any(value.startswith('"') for value in values)
-            remedy = "save quoted text as .csv: a .tsv is read without quotes" if quoted else "correct the line"
+            remedy = "set data.quotes to true: a .tsv is read without quotes" if quoted else "correct the line"
             raise InputError(
                 f"{name}:{line}: {len(values)} values for {len(names)} columns: {listed(names)} ({remedy})"
             )

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxprompt.data.sources import read_rows
+from jaxprompt.data.sources import Reading, read_rows
 from jaxprompt.errors import InputError
 
 ROWS = [{"text": 'a "quoted", text\nof two lines', "label": "1"}, {"text": "好 😀 مرحبا", "label": "0"}]
@@ -110,12 +110,15 @@ def test_a_tsv_that_a_program_quoted_is_warned_of_once(tmp_path, caplog, content
         assert read_rows(path) == read_rows(path)
     expected = [f"{path}: {shown} seems to be quoted"] if shown else []
     assert [message.partition(",")[0] for message in caplog.messages] == [f"{said}" for said in expected]
-    assert all("quoting=csv.QUOTE_NONE" in message for message in caplog.messages)
+    assert all("set data.quotes to true" in message for message in caplog.messages)
 
 
 def test_columns_name_those_of_a_file_without_a_header(tmp_path):
     path = write(tmp_path, "x.tsv", "good\t1\nbad\t0\n")
-    assert read_rows(path, ["text", "label"]) == [{"text": "good", "label": "1"}, {"text": "bad", "label": "0"}]
+    assert read_rows(path, Reading(["text", "label"])) == [
+        {"text": "good", "label": "1"},
+        {"text": "bad", "label": "0"},
+    ]
 
 
 def test_strings_bom_blank_lines_and_big_fields(tmp_path):
@@ -145,7 +148,7 @@ def test_strings_bom_blank_lines_and_big_fields(tmp_path):
         ("x.json", '["a", 3]', "x.json: item 2: 3 is not a row"),
         ("x.csv", b"a,b\n1,2\ncaf\xe9,3\n", "x.csv:3: byte 0xe9 is not UTF-8"),
         ("x.csv", "a,b\n1,2\n3,\0\n", "x.csv:3: a NUL character"),
-        ("x.csv", "a,b\n".encode("utf-16"), "x.csv: is UTF-16, not UTF-8 text (save the file as UTF-8)"),
+        ("x.csv", "a,b\n".encode("utf-16"), "x.csv: is UTF-16, not UTF-8 text (set data.encoding to utf-16)"),
         ("x.jsonl", "{}".encode("utf-16-le"), "x.jsonl:1: a NUL character, as in UTF-16"),
         ("x.jsonl", gzip.compress(b"{}", mtime=0), "x.jsonl: is compressed by gzip, not UTF-8 text (unpack it)"),
         ("x.csv", b"PK\3\4\0\0", "x.csv: is a zip archive or a spreadsheet"),
@@ -166,9 +169,9 @@ def test_strings_bom_blank_lines_and_big_fields(tmp_path):
         (
             "x.tsv",
             'a\tb\n"1\t2"\t3\n',
-            "x.tsv:2: 3 values for 2 columns: a, b (save quoted text as .csv: a .tsv is read",
+            "x.tsv:2: 3 values for 2 columns: a, b (set data.quotes to true: a .tsv is read",
         ),
-        ("x.txt", "a", "x.txt: unknown kind of file '.txt'"),
+        ("x.text", "a", "x.text: unknown kind of file '.text'"),
         ("x.jsonn", "a", "did you mean '.json"),
     ],
 )
@@ -191,7 +194,7 @@ def test_a_missing_file_suggests_the_nearest(tmp_path):
     with pytest.raises(InputError, match="is a folder"):
         read_rows(tmp_path / "folder.json")
     with pytest.raises(InputError, match="without a header"):
-        read_rows(write(tmp_path, "x.json", "[]"), ["a"])
+        read_rows(write(tmp_path, "x.json", "[]"), Reading(["a"]))
 
 
 def test_what_is_no_file_that_can_be_read_is_refused_at_once(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxprompt.data.sources import SCHEMES, Source, memory_reference, open_source, read_rows
+from jaxprompt.data.sources import SCHEMES, Reading, Source, memory_reference, open_source, read_rows
 from jaxprompt.errors import InputError
 
 ROWS = [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
@@ -57,7 +57,7 @@ def test_rows_in_memory_are_checked_and_copied():
     with pytest.raises(InputError, match="no rows"):
         read_rows([])
     with pytest.raises(InputError, match="in memory"):
-        read_rows(ROWS, ["text"])
+        read_rows(ROWS, Reading(["text"]))
     for rows, says in (
         ([{"a": 1}, {1: 2}], r"^row 2 has the column 1 \(name columns by texts\)$"),
         ([10**5000], r"^row 1 is a value of type int \(give a dictionary"),
@@ -101,5 +101,5 @@ def test_other_schemes_are_refused(tmp_path, monkeypatch, reference):
 
 
 def test_columns_name_those_of_a_file_in_a_package(tmp_path, monkeypatch):
-    assert read_rows(package(tmp_path, monkeypatch), ["a", "b"])[0] == {"a": "text", "b": "label"}
-    assert set(SCHEMES) == {"package", "memory"}
+    assert read_rows(package(tmp_path, monkeypatch), Reading(["a", "b"]))[0] == {"a": "text", "b": "label"}
+    assert set(SCHEMES) == {"package", "parallel", "memory"}
