@@ -66,7 +66,8 @@ def judged(
         ]
         means = {metric.name: metric.values(texts, inputs.references) for metric in figures.texts if metric.each}
     elif not experiment.objective.writes:
-        shown = experiment.objective.present(found.outputs)
+        presented = experiment.objective.present(found.outputs)
+        shown = [experiment.objective.shown(row, answer) for row, answer in zip(rows, presented, strict=True)]
         lines = [
             {"row": number, **answer, **_truth(experiment, found, number - 1)} for number, answer in enumerate(shown, 1)
         ]
@@ -98,5 +99,6 @@ def _truth(experiment: Experiment, found: Evaluation, at: int) -> dict[str, Any]
     if "label" in found.answers:
         label = int(found.answers["label"][at])
         right = int(found.outputs["logits"][at].argmax()) == label
-        return {"answer": experiment.objective.label_names[label], "right": right}
+        names = experiment.objective.label_names
+        return {"answer": names[label] if names else label, "right": right}
     return {"answer": float(found.answers["value"][at])} if "value" in found.answers else {}

@@ -132,7 +132,8 @@ def predict(experiment: Experiment, prompt: Prompt, texts: Sequence[str | dict])
         return [{"input": i, "prediction": w.strip()} for i, w in zip(shown, written, strict=True)]
     found = score(experiment, prompt, examples)
     answers = experiment.objective.present(found.outputs)
-    return [{"input": text, **answer} for text, answer in zip(shown, answers, strict=True)]
+    shown_of = experiment.objective.shown
+    return [{"input": text, **shown_of(row, answer)} for text, row, answer in zip(shown, rows, answers, strict=True)]
 
 
 def generate_from(

@@ -187,3 +187,7 @@ class Objective:
     def present(self, outputs: Mapping[str, np.ndarray]) -> list[dict]:
         """Returns the answer of each example, from outputs `[examples, ...]`."""
         raise NotImplementedError
+
+    def shown(self, row: Mapping[str, Any], presented: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what is shown of a row's answer, one of `present`."""
+        return dict(presented)

@@ -60,7 +60,7 @@ class Verbalizer(Classes):
         if MASK in trunk:
             return _masked(trunk, candidates, encoder)
         check_started(trunk, number)
-        return _branched(trunk, candidates, encoder)
+        return branched(trunk, candidates, encoder)
 
     def at(self, batch: Batch):
         if self.columns is None:
@@ -133,7 +133,7 @@ def _warn_of_prefixes(words: Mapping[tuple[int, ...], tuple[int, str]]) -> None:
                 return
 
 
-def _branched(trunk: list[int], words: Sequence[Sequence[int]], encoder: RowEncoder) -> Encoded:
+def branched(trunk: list[int], words: Sequence[Sequence[int]], encoder: RowEncoder) -> Encoded:
     """The label words of a causal model: each branches off the trunk, less its last token."""
     last = len(trunk) - 1
     ids, positions, branches, scored = list(trunk), list(range(last + 1)), [0] * len(trunk), []

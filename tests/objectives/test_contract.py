@@ -25,6 +25,12 @@ PLACES = [
 ]
 
 
+@pytest.fixture
+def rows(rows):
+    """With what one objective asks of them, and no other looks at."""
+    return [{**row, "choices": ["so bad", "good"]} for row in rows]
+
+
 def config(name, rows, backbone="stories", **sections):
     needs = "target" if backbone == "stories" else "mask"
     ending = f" It was {{{needs}}}" if needs in OBJECTIVES[name].needs else ""
@@ -103,10 +109,10 @@ def test_what_it_puts_out_is_by_example_and_its_loss_is_the_figure(request, rows
 
     # And so are its answers, which need no row to be labelled.
     if not experiment.objective.writes:
-        texts = [{"text": row["text"]} for row in rows]
-        assert [a["prediction"] for a in predict(experiment, prompt, texts)] == [
-            a["prediction"] for a in experiment.objective.present(together.outputs)
-        ]
+        texts = [{"text": row["text"], "choices": row["choices"]} for row in rows]
+        presented = experiment.objective.present(together.outputs)
+        want = [experiment.objective.shown(row, a)["prediction"] for row, a in zip(texts, presented, strict=True)]
+        assert [a["prediction"] for a in predict(experiment, prompt, texts)] == want
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
