@@ -101,7 +101,10 @@ class Choices(Objective):
     def answer(self, row: Mapping[str, Any], number: int, required: bool = True) -> dict[str, Any]:
         texts, names = self.texts(row, number)
         value = plain(column_value(row, self.column, number, "data.label"))
-        name = "" if is_missing(value) else canonical(value)
+        try:
+            name = "" if is_missing(value) else canonical(value)
+        except InputError as error:
+            raise InputError(f"{where(number)}{self.column!r} has {error}") from None
         if name == str(UNLABELLED) and not required:
             return {"label": UNLABELLED}
         letter = ord(name) - ord("A") if re.fullmatch("[A-Z]", name) else -1
