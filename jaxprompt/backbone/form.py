@@ -21,6 +21,17 @@ def described(source: ModelSource) -> tuple[dict[str, Any], Family, ModelConfig,
 
     Raises InputError for what the family does not have, or files that are damaged.
     """
+    try:
+        return _described(source)
+    except InputError as error:
+        # Families do not know whose settings they translate.
+        said = str(error)
+        if not said.startswith("config.json: "):
+            raise
+        raise InputError(f"{source.config_file}: {said.removeprefix('config.json: ')}") from None
+
+
+def _described(source: ModelSource) -> tuple[dict[str, Any], Family, ModelConfig, ModelFiles, dict[str, str]]:
     settings = dict(source.config)
     family = family_of(settings.get("model_type"))
     if source.generation.get("decoder_start_token_id") is not None:

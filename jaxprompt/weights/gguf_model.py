@@ -38,6 +38,27 @@ _GPT2 = {
 _LAYER = re.compile(r"blk\.([0-9]{1,5})\.(.+)")
 # Rotary tables, which become settings.
 _TABLES = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+_WINDOW, _CAPS = "attention.sliding_window", ("attn_logit_softcapping", "final_logit_softcapping")
+# Settings that change what a model computes, with the values that do not: refused where an architecture has no use for them.
+_REFUSED = {
+    "logit_scale": (0, 1),
+    "residual_scale": (0, 1),
+    "embedding_scale": (0, 1),
+    "attention.scale": (0,),
+    "attention.clamp_kqv": (0,),
+    "attention.max_alibi_bias": (0,),
+    "attention.causal": (True,),
+    "rope.scale_linear": (0, 1),
+    "rope.scaling.attn_factor": (0, 1),
+    "rope.scaling.yarn_attn_factor": (1,),
+    "rope.scaling.yarn_beta_fast": (32,),
+    "rope.scaling.yarn_beta_slow": (1,),
+    "rope.scaling.yarn_ext_factor": (1,),
+    "rope.scaling.yarn_log_multiplier": (0,),
+    "rope.freq_base_swa": (),
+    **dict.fromkeys(_CAPS, (0,)),
+    _WINDOW: (0,),
+}
 
 
 @dataclass(frozen=True)
@@ -47,14 +68,16 @@ class _Architecture:
     Attributes:
       model_type: Hugging Face's.
       names: names of tensors, without layer and ending.
-      layers: what Hugging Face puts before a layer's number.
       settings: `(file, settings that all have) -> further settings of config.json`.
+      used: what it has of `_REFUSED`.
+      layers: what Hugging Face puts before a layer's number.
       undo: `(Hugging Face's name, tensor, settings) -> tensor`, as Hugging Face has it.
     """
 
     model_type: str
     names: Mapping[str, str]
     settings: Callable[["GgufFile", dict[str, Any]], dict[str, Any]] = lambda file, shared: {}
+    used: tuple[str, ...] = ()
     layers: str = "layers"
     undo: Callable[[str, Any, dict[str, Any]], Any] = lambda name, tensor, settings: tensor
 
@@ -101,6 +124,8 @@ def _shared(file: GgufFile) -> dict[str, Any]:
     }
     rope = {"rope_theta": _get(file, "rope.freq_base", float, 10000.0), **_scaling(file)}
     if rotated not in (None, head_dim):
+        if file.metadata["general.architecture"] != "phi3":
+            raise InputError(f"{file.path}: rotary positions of {rotated} of {head_dim} are not implemented")
         rope["partial_rotary_factor"] = rotated / head_dim
     return {**settings, "rope_parameters": rope}
 
@@ -141,8 +166,11 @@ def _phi3(file: GgufFile, shared: dict[str, Any]) -> dict[str, Any]:
     rope = shared["rope_parameters"]
     window = _get(file, "attention.sliding_window")
     more = {"sliding_window": window or None, "attention_bias": False}
-    if "rope_factors_short.weight" in file.tensors:
-        names = {"long_factor": "rope_factors_long.weight", "short_factor": "rope_factors_short.weight"}
+    names = {"long_factor": "rope_factors_long.weight", "short_factor": "rope_factors_short.weight"}
+    if any(name in file.tensors for name in names.values()):
+        lacking = [name for name in names.values() if name not in file.tensors]
+        if lacking:
+            raise InputError(f"{file.path} lacks the tensor {lacking[0]!r}: download it again")
         rope |= {key: [float(f) for f in np.asarray(file.tensors[name]).reshape(-1)] for key, name in names.items()}
         rope["rope_type"] = "longrope"
         more["original_max_position_embeddings"] = _needed(file, "rope.scaling.original_context_length")
@@ -169,7 +197,7 @@ def _gemma23(every: int | None) -> Callable[[GgufFile, dict[str, Any]], dict[str
             **more,
             "sliding_window_pattern": every,
             "rope_theta": rope["rope_theta"],
-            "rope_local_base_freq": 10000.0,
+            "rope_local_base_freq": _get(file, "rope.freq_base_swa", float, 10000.0),
             "rope_scaling": {key: value for key, value in rope.items() if key != "rope_theta"},
         }
 
@@ -191,7 +219,8 @@ def _gpt2(file: GgufFile, shared: dict[str, Any]) -> dict[str, Any]:
 def _llama_undo(name: str, tensor: Any, settings: dict[str, Any]) -> Any:
     """Rows of queries and keys lie in the order of rotated pairs; Hugging Face has the halves one behind the other."""
     heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(name.split(".")[-2])
-    if heads is None or len(tensor) % (2 * settings[heads]):
+    # What does not fit is refused later, as any wrong shape or setting.
+    if heads is None or settings[heads] < 1 or len(tensor) % (2 * settings[heads]):
         return tensor
     rows = np.arange(len(tensor)).reshape(settings[heads], -1, 2).swapaxes(1, 2).reshape(-1)
     return tensor.rearranged(rows) if isinstance(tensor, PackedTensor) else tensor[rows]
@@ -209,10 +238,12 @@ _ARCHITECTURES = {
     "llama": _Architecture("llama", _LLAMA, undo=_llama_undo),
     "qwen2": _Architecture("qwen2", _LLAMA),
     "qwen3": _Architecture("qwen3", _LLAMA),
-    "phi3": _Architecture("phi3", _PHI3, _phi3),
+    "phi3": _Architecture("phi3", _PHI3, _phi3, (_WINDOW, "rope.scaling.attn_factor")),
     "gemma": _Architecture("gemma", {**_LLAMA, "ffn_norm": "post_attention_layernorm"}, undo=_gemma_undo),
-    "gemma2": _Architecture("gemma2", _SANDWICH, _gemma23(None), undo=_gemma_undo),
-    "gemma3": _Architecture("gemma3_text", _SANDWICH, _gemma23(6), undo=_gemma_undo),
+    "gemma2": _Architecture("gemma2", _SANDWICH, _gemma23(None), (_WINDOW, *_CAPS), undo=_gemma_undo),
+    "gemma3": _Architecture(
+        "gemma3_text", _SANDWICH, _gemma23(6), (_WINDOW, *_CAPS, "rope.freq_base_swa"), undo=_gemma_undo
+    ),
     "gpt2": _Architecture("gpt2", _GPT2, _gpt2, layers="h", undo=_gpt2_undo),
 }
 
@@ -234,6 +265,13 @@ def config_of(file: GgufFile) -> dict[str, Any]:
     kind = _ARCHITECTURES[name]
     if _get(file, "expert_count"):
         raise InputError(f"{file.path}: a mixture of experts is not implemented: use a dense model")
+    for key, without in _REFUSED.items():
+        value = file.metadata.get(f"{name}.{key}")
+        value = value.tolist() if isinstance(value, np.ndarray) else value
+        # A window that no text outgrows is none.
+        wide = key == _WINDOW and isinstance(value, int) and value >= _needed(file, "context_length")
+        if not (value is None or key in kind.used or value in without or wide):
+            raise InputError(f"{file.path}: {name}.{key}={str(value)[:60]} is not implemented: use another model")
     shared = {} if name == "gpt2" else _shared(file)
     more = kind.settings(file, shared)
     ends = {f"{role}_token_id": file.metadata.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos")}

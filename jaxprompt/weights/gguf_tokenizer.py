@@ -25,6 +25,8 @@ _SPLITTERS = {
     **dict.fromkeys(("llama3", "llama-v3", "llama-bpe", "falcon3", "dbrx", "smaug-bpe"), _LLAMA3),
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez"), _QWEN2),
 }
+# Those under which a piece that is a token is not merged from smaller ones.
+_WHOLE = ("llama3", "llama-v3", "llama-bpe", "falcon3")
 
 
 def gguf_tokenizer(file: GgufFile) -> Any:
@@ -70,9 +72,10 @@ def _made(file: GgufFile) -> Any:
     named = {role: _token(said, f"{name}_token_id", tokens) for role, name in roles.items()}
     # SentencePiece's own default, which old files do not repeat.
     _surround(backend, named, said.get("add_bos_token", kind == "llama"), said.get("add_eos_token", False))
-    made = transformers_package().PreTrainedTokenizerFast(
-        tokenizer_object=backend, chat_template=file.metadata.get("tokenizer.chat_template")
-    )
+    template = file.metadata.get("tokenizer.chat_template")
+    if not isinstance(template, str | None):
+        raise InputError(f"tokenizer.chat_template is {str(template)[:60]}, expected a text: use another file")
+    made = transformers_package().PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=template)
     for role, token in named.items():
         if token is not None:
             setattr(made, f"{role}_token", token)
@@ -101,7 +104,7 @@ def _byte_level(said: dict[str, Any], vocabulary: dict[str, int]) -> tokenizers.
         raise InputError(
             f"its way to split text, {str(name)[:60]!r}, is not implemented (of those: {', '.join(_SPLITTERS)})"
         )
-    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
+    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=name in _WHOLE))
     own = split in ("gpt2", "digits")
     before = [pre_tokenizers.Digits(individual_digits=True)] if split == "digits" else []
     before += [] if own else [pre_tokenizers.Split(Regex(split), behavior="isolated")]

@@ -21,6 +21,7 @@ class ModelSource:
 
     Attributes:
       config: config.json's settings.
+      config_file: where these stand, for messages.
       generation: those of how texts start and end, which may be config.json's.
       generation_file: where these stand, for messages.
       chat: whether the tokenizer has a chat template.
@@ -29,6 +30,7 @@ class ModelSource:
     """
 
     config: dict[str, Any]
+    config_file: Path
     generation: dict[str, Any]
     generation_file: Path
     chat: bool
@@ -49,13 +51,14 @@ def open_source(path: Path) -> ModelSource:
         ends = {"eos_token_id": config["eos_token_id"]}
         chat = "tokenizer.chat_template" in file.metadata
         return ModelSource(
-            config, ends, path, chat, lambda: files_of(file, config), functools.partial(gguf_tokenizer, file)
+            config, path, ends, path, chat, lambda: files_of(file, config), functools.partial(gguf_tokenizer, file)
         )
     config, generation = read_config(path), path / "generation_config.json"
     found = os.path.lexists(generation)
     settings, file = (read_json(generation), generation) if found else (config, path / "config.json")
     return ModelSource(
         config,
+        path / "config.json",
         settings,
         file,
         has_chat_template(path),

@@ -149,7 +149,35 @@ def nan(metadata, tensors):
         (spoil(llama__rope__scaling__type="spiral", llama__rope__scaling__factor=2.0), "rope.scaling.type 'spiral'"),
         (spoil(llama__attention__value_length=4), "keys and values of different widths"),
         (spoil(tokenizer__ggml__eos_token_id=900), "'eos_token_id' is 900"),
+        (spoil(llama__attention__head_count=0), "model.gguf: 'num_attention_heads' is 0, expected a positive integer"),
+        (spoil(llama__attention__head_count_kv=0), "model.gguf: 'num_key_value_heads' is 0"),
+        (spoil(llama__rope__dimension_count=4), "rotary positions of 4 of 10 are not implemented"),
+        (spoil(llama__logit_scale=0.5), "llama.logit_scale=0.5 is not implemented"),
+        (spoil(llama__attention__causal=False), "llama.attention.causal=False is not implemented"),
+        (spoil(llama__attention__sliding_window=4), "llama.attention.sliding_window=4 is not implemented"),
+        (spoil(llama__rope__freq_base_swa=1e4), "llama.rope.freq_base_swa=10000.0 is not implemented"),
     ],
 )
 def test_what_a_file_lacks_or_cannot_be_is_said_in_one_line(tmp_path, change, message):
     refused(write_gguf(tmp_path / "model.gguf", "llama-untied", change), message, "model.gguf")
+
+
+def test_settings_that_change_nothing_are_read_over(tmp_path):
+    change = spoil(llama__logit_scale=1.0, llama__attention__causal=True, llama__attention__sliding_window=10**6)
+    plain, said = (
+        write_gguf(tmp_path / "a.gguf", "llama-untied"),
+        write_gguf(tmp_path / "b.gguf", "llama-untied", change),
+    )
+    assert load_backbone(said).config == load_backbone(plain).config
+
+
+def test_both_lengths_of_longrope_are_needed(tmp_path):
+    path = write_gguf(tmp_path / "model.gguf", "phi3-longrope", drop("rope_factors_long.weight"))
+    refused(path, "lacks the tensor 'rope_factors_long.weight'", "model.gguf")
+
+
+def test_the_base_of_gemma_3s_windows_is_the_files(tmp_path):
+    change = spoil(gemma3__rope__freq_base_swa=5000.0)
+    path = write_gguf(tmp_path / "model.gguf", "gemma3", change)
+    changed, plain = load_backbone(path), load_backbone(write_gguf(tmp_path / "plain.gguf", "gemma3"))
+    assert (changed.logits(np.arange(1, 13)[None]) != plain.logits(np.arange(1, 13)[None])).any()

@@ -89,6 +89,22 @@ def test_splitters_are_those_of_llama_3_and_qwen_2(gpt2, pre, text, pieces):
     assert [text[start:end] for _, (start, end) in split] == pieces
 
 
+@pytest.mark.parametrize(("pre", "whole"), [("llama3", True), ("qwen2", False)])
+def test_llama_3_does_not_merge_what_is_a_token(gpt2, pre, whole):
+    one_merge = next(iter(json.loads(gpt2.backend_tokenizer.to_str())["model"]["merges"]))
+    one_merge = one_merge if isinstance(one_merge, str) else " ".join(one_merge)
+    token = max((t for t in gpt2.get_vocab() if t.isascii() and t.isalpha()), key=len)
+    made = gguf_tokenizer(file_of(gpt2, "gpt2", pre=pre, merges=[one_merge]))
+    assert (made(token)["input_ids"] == [gpt2.get_vocab()[token]]) == whole
+
+
+def test_a_chat_template_that_is_no_text_is_refused(gpt2):
+    file = file_of(gpt2, "gpt2")
+    file.metadata["tokenizer.chat_template"] = 5
+    with pytest.raises(InputError, match=r"model.gguf: tokenizer.chat_template is 5, expected a text"):
+        gguf_tokenizer(file)
+
+
 def test_what_stands_around_a_text(gpt2):
     made = gguf_tokenizer(file_of(gpt2, "gpt2", bos_token_id=0, add_bos_token=True, add_eos_token=True))
     ids = made("a")["input_ids"]
