@@ -86,7 +86,7 @@ class DataConfig(Options):
     train: str | list[str] | list[dict[str, Any]] | None = Field(
         None,
         description="training rows: a .jsonl, .json, .csv, .tsv, .txt or .parquet file, also packed (.gz, .zst), a pattern such as "
-        "part-*.jsonl, package:module/file, parallel:train.{en,de}, a list of these, or dicts",
+        "part-*.jsonl, package:module/file, parallel:train.{en,de}, tfds:name/config:split, a list of these, or dicts",
     )
     validation: str | list[str] | list[dict[str, Any]] | None = Field(None, description="validation rows, likewise")
     columns: list[str] | None = Field(None, description="column names of files without a header")
@@ -104,6 +104,8 @@ class DataConfig(Options):
     where: dict[str, Label | list[Label]] = Field(
         {}, description="only rows whose columns have these values: column: value, or a list"
     )
+    dir: str | None = Field(None, description="folder of tensorflow-datasets' prepared sets; unset: TFDS_DATA_DIR")
+    download: bool = Field(False, description="fetch and prepare a set of tensorflow-datasets that is not there")
     label: str = Field("label", description="column of the label, or of the number of a regression")
     target: str = Field("target", description="column of the target text (generation)")
     max_length: Count | None = Field(None, description="tokens per example; unset: what the backbone allows")

@@ -12,7 +12,7 @@ from jaxprompt.backbone import Backbone, load_backbone
 from jaxprompt.config import Config
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.figures import figures_of
-from jaxprompt.experiment.rows import naming, training_rows
+from jaxprompt.experiment.rows import known_labels, naming, training_rows
 from jaxprompt.machine.background import Background
 from jaxprompt.machine.sharding import make_mesh
 from jaxprompt.methods import METHODS, Method, Start, fold, make_method
@@ -194,7 +194,7 @@ def make_objective(config: Config, label_names: Sequence[str] | None = None) -> 
             raise InputError("objective.labels is not set and there is no data.train to find the labels in: set it")
         rows = training_rows(config)
         with naming(config, "train"):
-            return infer_labels(rows, config.data.label)
+            return known_labels(config) or infer_labels(rows, config.data.label)
 
     data = DataAccess(config.data.label, config.data.target, labels)
     return OBJECTIVES[config.objective.type].build(config.objective, data)

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxprompt.config import Config
 from jaxprompt.data.select import selected
-from jaxprompt.data.sources import Reading, read_rows
+from jaxprompt.data.sources import Reading, open_source, read_rows
 from jaxprompt.errors import InputError
 from jaxprompt.text.labels import LabelSet, by_label, infer_labels
 
@@ -20,7 +20,7 @@ def training_rows(config: Config) -> list[dict]:
         return rows
     given = getattr(config.objective, "labels", None)
     with naming(config, "train"):
-        labels = LabelSet(tuple(given)) if given else infer_labels(rows, config.data.label)
+        labels = LabelSet(tuple(given)) if given else known_labels(config) or infer_labels(rows, config.data.label)
         numbers_of = by_label(rows, config.data.label, labels)
     rng = np.random.default_rng([config.seed_of("data"), 7])
     few = config.data.per_label
@@ -36,6 +36,16 @@ def validation_rows(config: Config) -> list[dict]:
     return _rows(config, "validation")
 
 
+def known_labels(config: Config) -> LabelSet | None:
+    """The classes of the label's column in the order of their numbers, where the source of training rows knows them."""
+    data = config.data
+    if not isinstance(data.train, str):
+        return None
+    names = open_source(data.train, _reading(config)).label_names or {}
+    column = data.rename.get(data.label, data.label)
+    return LabelSet(names[column]) if column in names else None
+
+
 @contextlib.contextmanager
 def naming(config: Config, name: str) -> Iterator[None]:
     """Puts the file before an error in its rows."""
@@ -46,10 +56,14 @@ def naming(config: Config, name: str) -> Iterator[None]:
         raise InputError(f"{source if isinstance(source, str) else f'data.{name}'}: {error}") from None
 
 
+def _reading(config: Config) -> Reading:
+    data = config.data
+    return Reading(data.columns, data.encoding, data.quotes, data.pattern, data.dir, data.download)
+
+
 def _rows(config: Config, name: str) -> list[dict]:
     data = config.data
-    how = Reading(data.columns, data.encoding, data.quotes, data.pattern)
-    rows = read_rows(getattr(data, name), how)
+    rows = read_rows(getattr(data, name), _reading(config))
     with naming(config, name):
         rows = chosen_rows(config, rows)
     return rows[: getattr(data, f"{name}_rows")]

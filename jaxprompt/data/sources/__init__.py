@@ -11,6 +11,7 @@ from jaxprompt.data.sources.files import SUFFIXES, open_file, printable
 from jaxprompt.data.sources.memory import memory_reference, not_kept, open_rows
 from jaxprompt.data.sources.package import open_package
 from jaxprompt.data.sources.parallel import open_parallel
+from jaxprompt.data.sources.tfds import open_tfds
 from jaxprompt.errors import InputError
 
 __all__ = ["Reading", "Row", "Source", "memory_reference", "names_files", "open_source", "read_rows"]
@@ -19,6 +20,7 @@ Reference = str | Path | Sequence[str | Path] | Sequence[Mapping[str, Any]]
 SCHEMES: dict[str, Callable[[str, Reading], Source]] = {
     "package": open_package,
     "parallel": open_parallel,
+    "tfds": open_tfds,
     "memory": not_kept,
 }
 _PATTERN = re.compile(r"[*?\[]")
@@ -30,7 +32,8 @@ def open_source(reference: Reference, how: Reading = AS_NAMED) -> Source:
     Args:
       reference: a .jsonl, .json, .csv, .tsv, .txt or .parquet file, packed as .gz or .zst or not; a pattern of such, as
         `part-*.jsonl`; a list of references, whose rows follow one another; `package:MODULE/PATH`, a file inside an installed
-        package; `parallel:train.{en,de}`, a file per column; or rows. JSON holds objects, strings, which become the column
+        package; `parallel:train.{en,de}`, a file per column; `tfds:NAME/CONFIG:SPLIT` or
+        `tfds:FOLDER:SPLIT`, a set that tensorflow-datasets has prepared as array_record files; or rows. JSON holds objects, strings, which become the column
         "text", or SQuAD's articles.
 
     Raises:

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,16 @@ class Reading:
       encoding: of text.
       quotes: whether a table's values may be in quotes; None: in a .csv, not in a .tsv, as in GLUE.
       pattern: a regular expression with named groups, which become the columns: a row is a line, whatever the suffix.
+      dir: where tensorflow-datasets' prepared sets are; None: TFDS_DATA_DIR, or their usual folder.
+      download: whether a set that is not there is fetched and prepared.
     """
 
     columns: Sequence[str] | None = None
     encoding: str = "utf-8"
     quotes: bool | None = None
     pattern: str | None = None
+    dir: str | None = None
+    download: bool = False
 
 
 AS_NAMED = Reading()
@@ -39,11 +43,11 @@ class Source:
 
     Attributes:
       name: what errors call it.
-      label_names: the names of the classes in the order of their numbers; None where the source does not know them.
+      label_names: by column, the names of its classes in the order of their numbers; None where the source knows none.
     """
 
     name: str
-    label_names: tuple[str, ...] | None = None
+    label_names: Mapping[str, tuple[str, ...]] | None = None
 
     def __len__(self) -> int:
         raise NotImplementedError

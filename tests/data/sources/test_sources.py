@@ -87,7 +87,7 @@ def test_rows_in_memory_are_kept_as_a_text_that_stands_for_them():
             memory_reference([row])
 
 
-@pytest.mark.parametrize("reference", ["s3://bucket/x.csv", "tfds:glue/sst2", "packge:a/x.csv"])
+@pytest.mark.parametrize("reference", ["s3://bucket/x.csv", "packge:a/x.csv"])
 def test_other_schemes_are_refused(tmp_path, monkeypatch, reference):
     with pytest.raises(
         InputError, match=f"^{reference}: no such file, and rows are not read from '[a-z0-9]*:' "
@@ -102,4 +102,4 @@ def test_other_schemes_are_refused(tmp_path, monkeypatch, reference):
 
 def test_columns_name_those_of_a_file_in_a_package(tmp_path, monkeypatch):
     assert read_rows(package(tmp_path, monkeypatch), Reading(["a", "b"]))[0] == {"a": "text", "b": "label"}
-    assert set(SCHEMES) == {"package", "parallel", "memory"}
+    assert set(SCHEMES) == {"package", "parallel", "tfds", "memory"}
