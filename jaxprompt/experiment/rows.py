@@ -39,7 +39,8 @@ def validation_rows(config: Config) -> list[dict]:
 def known_labels(config: Config) -> LabelSet | None:
     """The classes of the label's column in the order of their numbers, where the source of training rows knows them."""
     data = config.data
-    if not isinstance(data.train, str):
+    # Any other source would be read twice for nothing.
+    if not isinstance(data.train, str) or not data.train.startswith("tfds:"):
         return None
     names = open_source(data.train, _reading(config)).label_names or {}
     column = data.rename.get(data.label, data.label)

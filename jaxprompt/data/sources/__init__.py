@@ -32,8 +32,8 @@ def open_source(reference: Reference, how: Reading = AS_NAMED) -> Source:
     Args:
       reference: a .jsonl, .json, .csv, .tsv, .txt or .parquet file, packed as .gz or .zst or not; a pattern of such, as
         `part-*.jsonl`; a list of references, whose rows follow one another; `package:MODULE/PATH`, a file inside an installed
-        package; `parallel:train.{en,de}`, a file per column; `tfds:NAME/CONFIG:SPLIT` or
-        `tfds:FOLDER:SPLIT`, a set that tensorflow-datasets has prepared as array_record files; or rows. JSON holds objects, strings, which become the column
+        package; `parallel:train.{en,de}`, a file per column; `tfds:NAME/CONFIG:SPLIT` or `tfds:FOLDER:SPLIT`, a set that
+        tensorflow-datasets has prepared as array_record files; or rows. JSON holds objects, strings, which become the column
         "text", or SQuAD's articles.
 
     Raises:
