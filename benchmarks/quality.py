@@ -21,7 +21,8 @@ import numpy as np
 
 from jaxprompt import generate, load_backbone, load_config, train
 from jaxprompt.experiment.build import Experiment, build
-from jaxprompt.experiment.data import read_validation
+from jaxprompt.experiment.data import encoded_validation
+from jaxprompt.experiment.rows import validation_rows
 from jaxprompt.inference.predict import score
 from jaxprompt.prompts import Prompt
 from jaxprompt.reports.terminal import Reporter
@@ -66,7 +67,7 @@ def run(path: Path, seed: int, data: Path | None) -> tuple[dict, Experiment, Pro
 def end_loss(experiment: Experiment, prompt: Prompt) -> float:
     """Mean loss of the end-of-sequence token alone: the last target of every example."""
     names = ("target_at", "target_ids", "target_group")
-    examples = read_validation(experiment)
+    examples = encoded_validation(experiment, validation_rows(experiment.config))
     last = [dataclasses.replace(e, **{name: getattr(e, name)[-1:] for name in names}) for e in examples]
     return float(np.mean(score(experiment, prompt, last).outputs["nll"]))
 

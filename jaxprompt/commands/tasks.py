@@ -1,6 +1,6 @@
 """`jaxprompt tasks [NAME]`"""
 
-from jaxprompt.config.tasks import FORMS
+from jaxprompt.backbone.form import FORMS, form_of
 
 HELP = "list the tasks that come with the package, or print one as a config to copy and edit"
 
@@ -12,7 +12,6 @@ def add_arguments(parser) -> None:
 
 
 def run(args) -> dict:
-    from jaxprompt.backbone.form import form_of
     from jaxprompt.config import tasks
 
     if args.name is None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Discriminator, Field, PositiveFloat, Tag
 
+from jaxprompt.backbone.form import FORMS
 from jaxprompt.methods import METHODS
 from jaxprompt.objectives import OBJECTIVES
 from jaxprompt.options import Options
@@ -14,6 +15,7 @@ Count = Annotated[int, Field(gt=0, lt=2**31)]
 BatchSize = Annotated[int, Field(gt=0, le=2**20)]
 
 
+PROMPT_LENGTH = 20
 # What a column may be compared with.
 Label = str | bool | int | float
 
@@ -197,10 +199,8 @@ class Config(Options):
     task: str | None = Field(
         None, description="a preset that gives what is left out, such as glue/sst2; `jaxprompt tasks` lists them"
     )
-    form: Literal["causal", "chat", "masked", "encoder", "seq2seq"] | None = Field(
-        None, description="which form of the task; unset: that of the model"
-    )
-    prompt_length: Count = Field(20, description="soft tokens in a task's template")
+    form: Literal[FORMS] | None = Field(None, description="which form of the task; unset: that of the model")
+    prompt_length: Count = Field(PROMPT_LENGTH, description="soft tokens in a task's template")
     template: str | None = Field(None, description='layout of an example, such as "{soft:20} {text} It was {target}"')
     chat: list[Turn] | None = Field(
         None,

@@ -1,25 +1,27 @@
 """Tasks by name: a preset gives what a config leaves out. They are YAML files under tasks/."""
 
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxprompt.backbone.form import FORMS, form_of
+from jaxprompt.backbone.form import form_of
 from jaxprompt.config import yaml
+from jaxprompt.config.sections import METHOD, PROMPT_LENGTH
 from jaxprompt.config.values import brief
 from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.methods import METHODS
 
 FOLDER = Path(__file__).parent.parent / "tasks"
-__all__ = ["FOLDER", "FORMS", "about", "completed", "config_of", "names", "read"]
 # What a preset's templates have where the prompt goes: soft tokens, or nothing for a method that fills no slots.
 _PROMPT = "{prompt}"
 
 
-def names() -> list[str]:
+@functools.cache
+def names() -> tuple[str, ...]:
     """The tasks, in alphabetical order."""
-    return sorted(str(path.relative_to(FOLDER).with_suffix("").as_posix()) for path in FOLDER.rglob("*.yaml"))
+    return tuple(sorted(str(path.relative_to(FOLDER).with_suffix("").as_posix()) for path in FOLDER.rglob("*.yaml")))
 
 
 def about(name: str) -> str:
@@ -39,7 +41,7 @@ def _file(name: str) -> Path:
     return FOLDER / f"{name}.yaml"
 
 
-def config_of(name: str, form: str, method: str = "soft", prompt_length: int = 20) -> dict[str, Any]:
+def config_of(name: str, form: str, method: str = METHOD.default, prompt_length: int = PROMPT_LENGTH) -> dict[str, Any]:
     """The keys of a config that a task gives for one kind of backbone.
 
     Raises:
@@ -71,15 +73,13 @@ def completed(tree: Mapping[str, Any]) -> dict[str, Any]:
         given = {key: value for key, value in given.items() if key not in ("kind", "forms", "objective", "evaluation")}
     else:
         form = tree.get("form") or form_of(tree.get("model"))
-        method = tree.get("method")
-        method = method.get("name", "soft") if isinstance(method, Mapping) else "soft"
-        given = config_of(name, form, method, tree.get("prompt_length", 20))
+        method = METHOD.name_of(tree.get("method", {}))
+        given = config_of(name, form, method, tree.get("prompt_length", PROMPT_LENGTH))
     data, objective = tree.get("data"), tree.get("objective")
     if isinstance(data, Mapping) and (data.get("train") is not None or data.get("validation") is not None):
         given["data"] = {key: value for key, value in given.get("data", {}).items() if key in ("label", "target")}
     kind = given.get("objective", {}).get("type")
     if kind is not None and isinstance(objective, Mapping) and objective.get("type", kind) != kind:
-        del given["objective"]
         given.pop("evaluation", None)
     return _over(given, tree)
 
@@ -89,11 +89,9 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(below)
     for key, value in above.items():
         under = found.get(key)
-        other = isinstance(under, Mapping) and isinstance(value, Mapping) and value.get("type", under.get("type"))
-        if isinstance(under, Mapping) and isinstance(value, Mapping) and other == under.get("type") and key != "labels":
-            found[key] = _over(under, value)
-        else:
-            found[key] = value
+        if key != "labels" and isinstance(under, Mapping) and isinstance(value, Mapping):
+            value = _over(under, value) if value.get("type", under.get("type")) == under.get("type") else value
+        found[key] = value
     return found
 
 

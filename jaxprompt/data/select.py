@@ -1,7 +1,7 @@
 """Rows under other names, with what lies inside their values, and only those that are wanted."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxprompt.errors import InputError, did_you_mean, listed
@@ -26,6 +26,8 @@ def selected(
     Raises:
       InputError: a path that leads nowhere, a column that is not there, or no row that is left.
     """
+    if not rename and not where:
+        return list(rows)
     wanted = {
         column: {canonical(value) for value in (values if isinstance(values, list | tuple) else [values])}
         for column, values in where.items()
@@ -79,7 +81,8 @@ def _inside(value: Any, steps: list[str | int | None], depth: int) -> Any:
     return plain(value)
 
 
-def _list(value: Any) -> Iterator[Any]:
+def _list(value: Any) -> Sequence[Any]:
+    """A list as it is. Raises TypeError for what is none."""
     if isinstance(value, str | Mapping) or not hasattr(value, "__getitem__"):
         raise TypeError(value)
     return value

@@ -12,7 +12,7 @@ from jaxprompt.backbone import Backbone, load_backbone
 from jaxprompt.config import Config
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.figures import figures_of
-from jaxprompt.experiment.rows import known_labels, naming, training_rows
+from jaxprompt.experiment.rows import found_labels, naming, training_rows
 from jaxprompt.machine.background import Background
 from jaxprompt.machine.sharding import make_mesh
 from jaxprompt.methods import METHODS, Method, Start, fold, make_method
@@ -23,7 +23,7 @@ from jaxprompt.scoring.forward import Forward
 from jaxprompt.text.chat import chat_template, parse_turns
 from jaxprompt.text.encode import RowEncoder
 from jaxprompt.text.encoded import Encoded
-from jaxprompt.text.labels import LabelSet, infer_labels
+from jaxprompt.text.labels import LabelSet
 from jaxprompt.text.templates import parse_template
 from jaxprompt.types import prefix_length
 
@@ -194,7 +194,7 @@ def make_objective(config: Config, label_names: Sequence[str] | None = None) -> 
             raise InputError("objective.labels is not set and there is no data.train to find the labels in: set it")
         rows = training_rows(config)
         with naming(config, "train"):
-            return known_labels(config) or infer_labels(rows, config.data.label)
+            return found_labels(config, rows)
 
     data = DataAccess(config.data.label, config.data.target, labels)
     return OBJECTIVES[config.objective.type].build(config.objective, data)

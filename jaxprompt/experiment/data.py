@@ -45,6 +45,7 @@ class TrainingData:
 
     Attributes:
       hoisted: those ids.
+      validation_rows: what `validation` was encoded from.
       accumulate: into how many parts a batch is split.
       fingerprint: 16 hex digits that identify all that a result depends on beside the backbone and the config.
       majority: validation accuracy of always answering the most frequent training label; None without labels.
@@ -54,6 +55,7 @@ class TrainingData:
     hoisted: tuple[int, ...]
     train: Loader | None
     validation: EvaluationData | None
+    validation_rows: list[dict]
     accumulate: int
     fingerprint: str
     majority: float | None
@@ -68,11 +70,8 @@ class TrainingData:
         if config.data.train is None and config.data.validation is None:
             raise InputError("neither data.train nor data.validation is set: name a file")
         train = _encoded(experiment, "train", training_rows(config)) if config.data.train is not None else []
-        valid = (
-            _encoded(experiment, "validation", validation_rows(config), required=False)
-            if config.data.validation is not None
-            else []
-        )
+        valid_rows = [] if config.data.validation is None else validation_rows(config)
+        valid = encoded_validation(experiment, valid_rows) if valid_rows else []
         # Before the shared ids are taken off: they count too.
         fingerprint = _fingerprint(experiment, train, valid)
         hoisted, (train, valid) = hoist(experiment, [train, valid])
@@ -98,6 +97,7 @@ class TrainingData:
             hoisted=hoisted,
             train=loader,
             validation=evaluation_data(experiment, valid) if valid else None,
+            validation_rows=valid_rows,
             accumulate=config.train.accumulate,
             fingerprint=fingerprint,
             majority=most_frequent,
@@ -184,11 +184,9 @@ def evaluation_data(experiment: Experiment, examples: list[Encoded]) -> Evaluati
     return EvaluationData(dataclasses.replace(loader, plan=plan), len(examples))
 
 
-def read_validation(experiment: Experiment) -> list[Encoded]:
-    """Encoded labelled rows of the config's data.validation."""
-    if experiment.config.data.validation is None:
-        raise InputError("the run has no data.validation: name a file with --data")
-    return _encoded(experiment, "validation", validation_rows(experiment.config), required=False)
+def encoded_validation(experiment: Experiment, rows: list[dict]) -> list[Encoded]:
+    """Validation rows encoded, with the answers that they have."""
+    return _encoded(experiment, "validation", rows, required=False)
 
 
 def _fingerprint(experiment: Experiment, train: Sequence[Encoded], valid: Sequence[Encoded]) -> str:

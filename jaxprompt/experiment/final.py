@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxprompt.experiment.build import Experiment
 from jaxprompt.experiment.figures import Figures
 from jaxprompt.experiment.writing import Inputs, write_for
@@ -42,18 +40,8 @@ def judged(
       InputError: as `write_for`, or a disk that is full.
     """
     summary = found.metrics(figures.outputs)
-    known = found.answered
-    outputs, answers = (
-        {name: values[known] for name, values in part.items()} for part in (found.outputs, found.answers)
-    )
-    means: dict[str, np.ndarray] = {}
-    whole = {
-        metric.name: lambda drawn, metric=metric: float(
-            metric(*({name: values[drawn] for name, values in part.items()} for part in (outputs, answers)))
-        )
-        for metric in figures.outputs
-        if metric.higher_is_better is not None
-    }
+    answered = found.answered
+    known = found.of(answered)
     lines = []
     if figures.texts:
         inputs = Inputs.of(experiment, rows)
@@ -64,38 +52,43 @@ def judged(
             {"row": number, "prediction": text, "references": references}
             for number, text, references in zip(inputs.numbers, texts, inputs.references, strict=True)
         ]
-        means = {metric.name: metric.values(texts, inputs.references) for metric in figures.texts if metric.each}
     elif not experiment.objective.writes:
         presented = experiment.objective.present(found.outputs)
         shown = [experiment.objective.shown(row, answer) for row, answer in zip(rows, presented, strict=True)]
         lines = [
-            {"row": number, **answer, **_truth(experiment, found, number - 1)} for number, answer in enumerate(shown, 1)
+            {"row": number, **answer, **(_truth(experiment, found, number - 1) if answered[number - 1] else {})}
+            for number, answer in enumerate(shown, 1)
         ]
     if predictions is not None and lines:
         with whole_file(predictions) as file:
             file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
     names = experiment.objective.label_names
-    if names and len(names) <= _MOST_CLASSES and "label" in answers:
-        summary["confusion"] = {"labels": list(names), "rows": confusion(outputs["logits"], answers["label"])}
+    if names and len(names) <= _MOST_CLASSES and "label" in known.answers:
+        rows = confusion(known.outputs["logits"], known.answers["label"])
+        summary["confusion"] = {"labels": list(names), "rows": rows}
     asked = experiment.config.evaluation.confidence
     if asked is not None:
-        summary["confidence"] = intervals({}, whole, int(known.sum()), asked)
+        of_outputs = {
+            metric.name: lambda drawn, metric=metric: next(iter(known.of(drawn).metrics([metric]).values()))
+            for metric in figures.outputs
+            if metric.higher_is_better is not None
+        }
+        summary["confidence"] = intervals({}, of_outputs, known.size, asked)
         if figures.texts:
-            corpora = {
+            means = {metric.name: metric.values(texts, inputs.references) for metric in figures.texts if metric.each}
+            of_texts = {
                 metric.name: lambda drawn, metric=metric: metric(
                     [texts[at] for at in drawn], [inputs.references[at] for at in drawn]
                 )
                 for metric in figures.texts
                 if not metric.each
             }
-            summary["confidence"] |= intervals(means, corpora, len(texts), asked)
+            summary["confidence"] |= intervals(means, of_texts, len(texts), asked)
     return summary
 
 
 def _truth(experiment: Experiment, found: Evaluation, at: int) -> dict[str, Any]:
-    """What an example was to be answered with, and whether it was; empty where that is not known."""
-    if not found.answered[at]:
-        return {}
+    """What an example was to be answered with, and whether it was."""
     if "label" in found.answers:
         label = int(found.answers["label"][at])
         right = int(found.outputs["logits"][at].argmax()) == label

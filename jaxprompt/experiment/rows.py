@@ -1,8 +1,7 @@
 """The rows of data that a config asks for."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -20,7 +19,7 @@ def training_rows(config: Config) -> list[dict]:
         return rows
     given = getattr(config.objective, "labels", None)
     with naming(config, "train"):
-        labels = LabelSet(tuple(given)) if given else known_labels(config) or infer_labels(rows, config.data.label)
+        labels = LabelSet(tuple(given)) if given else found_labels(config, rows)
         numbers_of = by_label(rows, config.data.label, labels)
     rng = np.random.default_rng([config.seed_of("data"), 7])
     few = config.data.per_label
@@ -32,19 +31,22 @@ def training_rows(config: Config) -> list[dict]:
 
 
 def validation_rows(config: Config) -> list[dict]:
-    """The validation rows that the config asks for."""
+    """The validation rows that the config asks for. Raises InputError where it names none."""
+    if config.data.validation is None:
+        raise InputError("the run has no data.validation: name a file with --data")
     return _rows(config, "validation")
 
 
-def known_labels(config: Config) -> LabelSet | None:
-    """The classes of the label's column in the order of their numbers, where the source of training rows knows them."""
+def found_labels(config: Config, rows: list[dict]) -> LabelSet:
+    """The classes of the label's column: in the order of their numbers where the source of training rows knows them."""
     data = config.data
     # Any other source would be read twice for nothing.
-    if not isinstance(data.train, str) or not data.train.startswith("tfds:"):
-        return None
-    names = open_source(data.train, _reading(config)).label_names or {}
-    column = data.rename.get(data.label, data.label)
-    return LabelSet(names[column]) if column in names else None
+    if isinstance(data.train, str) and data.train.startswith("tfds:"):
+        names = open_source(data.train, _reading(config)).label_names or {}
+        column = data.rename.get(data.label, data.label)
+        if column in names:
+            return LabelSet(names[column])
+    return infer_labels(rows, data.label)
 
 
 @contextlib.contextmanager
@@ -66,16 +68,5 @@ def _rows(config: Config, name: str) -> list[dict]:
     data = config.data
     rows = read_rows(getattr(data, name), _reading(config))
     with naming(config, name):
-        rows = chosen_rows(config, rows)
+        rows = selected(rows, data.rename, data.where)
     return rows[: getattr(data, f"{name}_rows")]
-
-
-def renamed_rows(config: Config, rows: Iterable[Mapping[str, Any]]) -> list[dict]:
-    """Rows with the columns that the config makes of them."""
-    return selected(rows, config.data.rename, {}) if config.data.rename else list(rows)
-
-
-def chosen_rows(config: Config, rows: Iterable[Mapping[str, Any]]) -> list[dict]:
-    """Rows with the columns that the config makes of them, and only those that it wants."""
-    data = config.data
-    return selected(rows, data.rename, data.where) if data.rename or data.where else list(rows)

@@ -15,17 +15,9 @@ from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import context_encoder
 from jaxprompt.prompts import Prompt
 from jaxprompt.scoring.decode import Search
-from jaxprompt.scoring.writing import (
-    Contexts,
-    check_memory,
-    check_room,
-    contexts_of,
-    leading,
-    search_of,
-    write,
-)
+from jaxprompt.scoring.writing import Contexts, contexts_of, leading, search_of, write
 from jaxprompt.text.tokens import whole_ids
-from jaxprompt.types import Conditioning, prefix_length
+from jaxprompt.types import Conditioning
 
 # Per option: its kind, whether a value is possible, and what it must be.
 _AT_LEAST_ONE = (numbers.Integral, lambda value: value >= 1, "a whole number, at least 1")
@@ -112,12 +104,7 @@ def generate(
     encoder = None if prompt is None or not prompt.info.get("template") else context_encoder(backbone, prompt)
     with naming_source(given):
         contexts = _contexts(backbone, texts, prompt, encoder)
-    search, contexts = search_of(backbone, contexts, encoder, **options)
-    start = prefix_length(conditioning.prefix) + len(contexts.shared)
-    with naming_source(given):
-        check_room(backbone, search, start, contexts)
-    longest = max(map(len, contexts.own))
-    check_memory(backbone, search, min(batch_size, len(contexts.own)), longest + search.max_new_tokens)
+        search, contexts = search_of(backbone, contexts, encoder, conditioning.prefix, **options)
     return write(backbone, search, contexts, conditioning, batch_size, seed)
 
 

@@ -9,13 +9,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxprompt.backbone import Backbone, load_backbone
+from jaxprompt.config import Config
+from jaxprompt.data.select import selected
 from jaxprompt.data.sources import Source
+from jaxprompt.data.sources.base import ListSource
 from jaxprompt.errors import InputError, within_memory
 from jaxprompt.experiment.build import Experiment, build, configured_backbone
-from jaxprompt.experiment.data import evaluation_data, hoist, read_validation
+from jaxprompt.experiment.data import encoded_validation, evaluation_data, hoist
 from jaxprompt.experiment.figures import figures_of
 from jaxprompt.experiment.final import PREDICTIONS, judged
-from jaxprompt.experiment.rows import renamed_rows, validation_rows
+from jaxprompt.experiment.rows import validation_rows
 from jaxprompt.experiment.run_folder import is_run, read_run
 from jaxprompt.inference.generate import generate, naming_source, rows_of
 from jaxprompt.machine.sharding import row_sharding
@@ -39,9 +42,19 @@ def load_run(
       InputError: the folder is no finished run, or cannot be run on this machine.
     """
     config, prompt = read_run(run_dir, overrides)
+    return _built(config, prompt, backbone), prompt
+
+
+def _built(config: Config, prompt: Prompt, backbone: Backbone | None) -> Experiment:
     experiment = build(config, backbone, label_names=prompt.info["labels"])
     prompt.check(experiment.backbone)
-    return experiment, prompt
+    return experiment
+
+
+def _to_write(config: Config) -> Config:
+    """The config with layers one by one, unless it says otherwise: every token that is written reads all weights, of which a
+    loop over the layers would make a copy first."""
+    return config.model_copy(update={"unroll": True}) if config.unroll is None else config
 
 
 def score(experiment: Experiment, prompt: Prompt, examples: list[Encoded]) -> Evaluation:
@@ -79,20 +92,18 @@ def evaluate_run(
       As `experiment.final.judged`.
     """
     config, prompt = read_run(run_dir, overrides)
-    # Every token that is written reads all weights, of which a loop over the layers would make a copy first.
-    if config.unroll is None and OBJECTIVES[config.objective.type].writes and config.evaluation.metrics:
-        config = config.model_copy(update={"unroll": True})
-    experiment = build(config, backbone, label_names=prompt.info["labels"])
-    prompt.check(experiment.backbone)
+    if OBJECTIVES[config.objective.type].writes and config.evaluation.metrics:
+        config = _to_write(config)
+    experiment = _built(config, prompt, backbone)
     figures = figures_of(config, experiment.objective)
     if data is not None:
         used = config.data.model_copy(update={"validation": data, "validation_rows": None})
         experiment = dataclasses.replace(experiment, config=config.model_copy(update={"data": used}))
-    found = score(experiment, prompt, read_validation(experiment))
+    rows = validation_rows(experiment.config)
+    found = score(experiment, prompt, encoded_validation(experiment, rows))
     if predictions is None and data is None:
         predictions = Path(run_dir) / PREDICTIONS
     conditioning = jax.tree.map(jnp.asarray, prompt.conditioning)
-    rows = validation_rows(experiment.config)
     return judged(experiment, figures, found, conditioning, rows, None if predictions is None else Path(predictions))
 
 
@@ -119,16 +130,16 @@ def predict(experiment: Experiment, prompt: Prompt, texts: Sequence[str | dict])
     """As `predict_run`, for parts that are loaded already."""
     fields = experiment.encoder.template.fields
     with naming_source(texts):
-        rows = rows_of(texts, fields)
         if isinstance(texts, Source):
-            rows = renamed_rows(experiment.config, rows)
+            texts = ListSource(texts.name, selected(texts, experiment.config.data.rename, {}))
+        rows = rows_of(texts, fields)
         shown = [
             " | ".join(text_value(row, field, number) for field in fields if field in row)
             for number, row in enumerate(rows, 1)
         ]
         examples = [] if experiment.objective.writes else experiment.encode(rows, labelled=False)
     if experiment.objective.writes:
-        written = generate(experiment.backbone, rows, prompt)
+        written = generate(experiment.backbone, texts if isinstance(texts, Source) else rows, prompt)
         return [{"input": i, "prediction": w.strip()} for i, w in zip(shown, written, strict=True)]
     found = score(experiment, prompt, examples)
     answers = experiment.objective.present(found.outputs)
@@ -154,10 +165,7 @@ def generate_from(
         config, prompt = read_run(source, overrides)
         if config.objective.type != "generation":
             raise InputError(f"run {source!r} answers with labels: use `jaxprompt predict`")
-        # Every token reads all weights, of which a loop over the layers would make a copy first.
-        if config.unroll is None:
-            config = config.model_copy(update={"unroll": True})
-        return generate(configured_backbone(config), texts, prompt, **options)
+        return generate(configured_backbone(_to_write(config)), texts, prompt, **options)
     if overrides:
         raise InputError(f"{overrides[0]!r} is for a run, {source!r} is a model: leave it out")
     return generate(load_backbone(source, dtype=dtype, quantize=quantize, unroll=True), texts, **options)

@@ -15,19 +15,22 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float((logits.argmax(-1) == labels).mean())
 
 
-def log_probabilities(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-
-
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     """The mean negative log-probability of the labels, nats."""
-    return float(-log_probabilities(logits)[np.arange(len(labels)), labels].mean())
+    shifted = logits - logits.max(-1, keepdims=True)
+    logprobs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return float(-logprobs[np.arange(len(labels)), labels].mean())
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """The softmax of logits `[examples, classes]`."""
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
 
 
 def calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
     """How far confidence and accuracy are apart, in `BINS` intervals of confidence, weighted by their examples."""
-    confidence = np.exp(log_probabilities(logits).max(-1))
+    confidence = probabilities(logits).max(-1)
     right = logits.argmax(-1) == labels
     of = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = np.bincount(of, right - confidence, BINS)

@@ -12,8 +12,9 @@ from pydantic import Field
 from jaxprompt import options
 from jaxprompt.errors import InputError
 from jaxprompt.metrics import ACCURACY, CALIBRATION_ERROR, CROSS_ENTROPY
+from jaxprompt.metrics.classification import probabilities
 from jaxprompt.objectives.base import DataAccess, Objective, Vocabulary
-from jaxprompt.objectives.classes import class_scores, probabilities
+from jaxprompt.objectives.classes import class_scores
 from jaxprompt.objectives.verbalizer import branched
 from jaxprompt.ops.losses import sum_by_group
 from jaxprompt.text.encode import RowEncoder, check_started
@@ -109,8 +110,8 @@ class Choices(Objective):
             return {"label": UNLABELLED}
         letter = ord(name) - ord("A") if re.fullmatch("[A-Z]", name) else -1
         place = int(name) if re.fullmatch("[0-9]{1,4}", name) else letter
-        found = next((place for place in (names, texts) if name in place), None)
-        place = place if found is None else found.index(name)
+        # A name or text of the row's own goes before a place.
+        place = next((own.index(name) for own in (names, texts) if name in own), place)
         if not 0 <= place < len(texts):
             raise InputError(
                 f"{where(number)}{self.column!r} is {shown(value)}, which is none of {len(texts)} choices (give a place from 0 "

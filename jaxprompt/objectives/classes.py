@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from jaxprompt import options
 from jaxprompt.errors import InputError
 from jaxprompt.metrics import ACCURACY, CALIBRATION_ERROR, CROSS_ENTROPY, F1, MACRO_F1, MATTHEWS, MICRO_F1
+from jaxprompt.metrics.classification import probabilities
 from jaxprompt.objectives.base import DataAccess, Objective
 from jaxprompt.text.labels import LabelSet
 from jaxprompt.text.values import as_text, column_value
@@ -94,12 +95,6 @@ class Classes(Objective):
             {"prediction": self.label_names[int(row.argmax())], "probability": float(row.max())}
             for row in probabilities(outputs["logits"])
         ]
-
-
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """The softmax of logits `[examples, classes]`."""
-    shifted = np.exp(logits - logits.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
 
 
 def class_scores(logits: Float[Array, "rows slots classes"], batch: Batch) -> Scores:

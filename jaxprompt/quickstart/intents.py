@@ -5,7 +5,8 @@ from pathlib import Path
 
 from jaxprompt.config import load_config
 from jaxprompt.experiment.build import build, configured_backbone
-from jaxprompt.experiment.data import read_validation
+from jaxprompt.experiment.data import encoded_validation
+from jaxprompt.experiment.rows import validation_rows
 from jaxprompt.inference.predict import predict, score
 from jaxprompt.prompts import FILE_NAME, Prompt
 from jaxprompt.reports.terminal import Reporter
@@ -43,7 +44,8 @@ def run(run_dir: Path, reporter: Reporter, overrides: Sequence[str] = ()) -> dic
 
     reporter.say("scoring the same model without the prompt ...")
     bare = build(load_config(config, {"method": {"name": "none"}}), backbone)
-    no_prompt = score(bare, Prompt(), read_validation(bare)).metrics(bare.objective.metrics)["accuracy"]
+    examples = encoded_validation(bare, validation_rows(bare.config))
+    no_prompt = score(bare, Prompt(), examples).metrics(bare.objective.metrics)["accuracy"]
     answers = predict(build(config, backbone), result.prompt, QUESTIONS)
     metrics = {**result.metrics, "no_prompt_accuracy": no_prompt, "predictions": answers}
 

@@ -1,15 +1,14 @@
 """A small instruction-tuned model learns to describe restaurants: before, by examples in its text, and by a learned prompt."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-
-import jax.numpy as jnp
-from jax import tree
 
 from jaxprompt.backbone import Backbone
 from jaxprompt.config import Config, load_config
 from jaxprompt.experiment.build import build, configured_backbone
 from jaxprompt.experiment.figures import figures_of
+from jaxprompt.experiment.final import PREDICTIONS
 from jaxprompt.experiment.rows import training_rows, validation_rows
 from jaxprompt.experiment.writing import Inputs, write_for
 from jaxprompt.prompts import FILE_NAME
@@ -45,9 +44,8 @@ def run(run_dir: Path, reporter: Reporter, overrides: Sequence[str] = ()) -> dic
         reporter.say(f"writing by the {name} ...")
         written[name], figures[name] = _by_text(config, turns, backbone)
     result = train(config, backbone=backbone, reporter=reporter)
-    experiment = build(config, backbone)
-    inputs = Inputs.of(experiment, validation_rows(config)).first(SHOWN)
-    learned = write_for(experiment, tree.map(jnp.asarray, result.prompt.conditioning), inputs)
+    lines = (result.run_dir / PREDICTIONS).read_text(encoding="utf-8").splitlines()
+    learned = [json.loads(line) for line in lines[:SHOWN]]
 
     names = config.evaluation.metrics
     rows = {**figures, "learned prompt": {name: result.metrics[name] for name in names}}
@@ -56,10 +54,10 @@ def run(run_dir: Path, reporter: Reporter, overrides: Sequence[str] = ()) -> dic
     )
     for name, found in rows.items():
         reporter.say(f"  {name:<32} " + "  ".join(f"{found[metric]:6.1f}" for metric in names))
-    answers = []
-    for at in range(len(learned)):
-        answers.append({"input": validation_rows(config)[inputs.numbers[at] - 1]["mr"]})
-        answers[-1] |= {name: texts[at] for name, texts in written.items()} | {"learned prompt": learned[at]}
+    answers, inputs = [], validation_rows(config)
+    for at, line in enumerate(learned):
+        answers.append({"input": inputs[line["row"] - 1]["mr"]})
+        answers[-1] |= {name: texts[at] for name, texts in written.items()} | {"learned prompt": line["prediction"]}
         reporter.say("\n" + "\n".join(f"  {name + ':':<16} {text}" for name, text in answers[-1].items()))
     reporter.say(f"\nthe prompt is saved in {result.run_dir / FILE_NAME}; ask it more with")
     reporter.say(f'  jaxprompt predict {result.run_dir} --text "name[The Swan], eatType[pub], area[riverside]"')

@@ -27,8 +27,11 @@ class Reporter:
 
     def say(self, message: str) -> None:
         """One line for the reader, if there is one: a run does not end because no one looks."""
+        self._print(message)
+
+    def _print(self, what: str | Table) -> None:
         try:
-            self._console.print(message, markup=False)
+            self._console.print(what, markup=False)
         except OSError:
             self._console.quiet = True
 
@@ -71,10 +74,7 @@ class Reporter:
             table = Table("is, taken for", *found["labels"], box=None, header_style="")
             for label, row in zip(found["labels"], found["rows"], strict=True):
                 table.add_row(label, *map(str, row))
-            try:
-                self._console.print(table)
-            except OSError:
-                self._console.quiet = True
+            self._print(table)
 
     def stop(self) -> None:
         """Ends the bar."""

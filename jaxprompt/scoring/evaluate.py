@@ -31,6 +31,11 @@ class Evaluation:
     def size(self) -> int:
         return len(next(iter(self.outputs.values())))
 
+    def of(self, examples: np.ndarray) -> "Evaluation":
+        """The same of some examples, by a mask or by their numbers, some of which may be repeated."""
+        parts = ({name: values[examples] for name, values in part.items()} for part in (self.outputs, self.answers))
+        return Evaluation(*parts)
+
     @property
     def answered(self) -> np.ndarray:
         """Which examples have an answer."""
@@ -49,13 +54,11 @@ class Evaluation:
 
     def metrics(self, metrics: Iterable[Metric]) -> dict:
         """The figures over the examples that have an answer, how many those are, and how many have none."""
-        known = self.answered
-        outputs = {name: values[known] for name, values in self.outputs.items()}
-        answers = {name: values[known] for name, values in self.answers.items()}
-        figures = {metric.name: metric(outputs, answers) for metric in metrics}
-        figures["examples"] = int(known.sum())
-        if not known.all():
-            figures["without_answer"] = int((~known).sum())
+        known = self.of(self.answered)
+        figures = {metric.name: metric(known.outputs, known.answers) for metric in metrics}
+        figures["examples"] = known.size
+        if known.size < self.size:
+            figures["without_answer"] = self.size - known.size
         return figures
 
 

@@ -46,17 +46,26 @@ def contexts_of(trunks: Sequence[Trunk], encoder: RowEncoder) -> Contexts:
     return Contexts(ids[0][:shared], [context[shared:] for context in ids], sources)
 
 
-def search_of(backbone, contexts: Contexts, encoder: RowEncoder | None, **options) -> tuple[Search, Contexts]:
+def search_of(
+    backbone, contexts: Contexts, encoder: RowEncoder | None, prefix: Prefix | None, **options
+) -> tuple[Search, Contexts]:
     """How texts are looked for, by options of `Search`, and the contexts as it takes them.
 
     Args:
       encoder: of a prompt's template, which may have learned to end with another token than the tokenizer's.
+      prefix: a learned one, which takes positions.
+
+    Raises:
+      InputError: a context or source that does not fit the positions, or a source of nothing.
     """
     eos = backbone.tokenizer.eos_token_id
     ends = () if encoder is None else encoder.layout.target_tail[:1]
     ends = dict.fromkeys([*([] if eos is None else [eos]), *backbone.eos_ids, *ends])
     search = Search(eos=tuple(ends), forced_eos=backbone.forced_eos_id, **options)
-    return (search, contexts) if contexts.sources is None else _forced_first(backbone, encoder, search, contexts)
+    if contexts.sources is not None:
+        search, contexts = _forced_first(backbone, encoder, search, contexts)
+    _check_room(backbone, search, prefix_length(prefix) + len(contexts.shared), contexts)
+    return search, contexts
 
 
 def _forced_first(backbone, encoder, search: Search, contexts: Contexts) -> tuple[Search, Contexts]:
@@ -80,7 +89,7 @@ def leading(backbone) -> tuple[int, ...]:
     return text_tokenizer(backbone.tokenizer, backbone.vocab_size).leading if forced is None else (forced,)
 
 
-def check_room(backbone, search: Search, start: int, contexts: Contexts) -> None:
+def _check_room(backbone, search: Search, start: int, contexts: Contexts) -> None:
     """Raises InputError for the longest context or source that does not fit the positions, or a source of nothing.
 
     Args:
@@ -103,7 +112,7 @@ def check_room(backbone, search: Search, start: int, contexts: Contexts) -> None
             raise InputError(f"text {number} leaves the encoder nothing to read: give at least one character")
 
 
-def check_memory(backbone, search: Search, rows: int, length: int) -> None:
+def _check_memory(backbone, search: Search, rows: int, length: int) -> None:
     """Raises InputError for a search whose cache and scores alone exceed all memory, before the system ends us."""
     rows *= search.num_beams
     cache = jax.eval_shape(lambda: backbone.empty_cache(rows, length))
@@ -135,9 +144,10 @@ def write(
     Raises:
       InputError: values that are not finite (a model that overflows float16), or too little memory.
     """
+    rows = min(batch_size, len(contexts.own))
+    _check_memory(backbone, search, rows, max(map(len, contexts.own)) + search.max_new_tokens)
     prefix = _prefix(backbone, contexts.shared, conditioning)
     room = backbone.max_positions - prefix_length(prefix) - search.max_new_tokens
-    rows = min(batch_size, len(contexts.own))
     written: list[str] = [""] * len(contexts.own)
     for number, here in enumerate(_batches(contexts, search, batch_size)):
         own = [contexts.own[at] for at in here]

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from jaxprompt.errors import InputError
 from jaxprompt.text.templates import (
+    Alone,
+    Edge,
     Field,
     Hard,
     Mask,
@@ -44,9 +46,9 @@ def parse_turns(turns: Sequence[Mapping[str, str]]) -> list[Template]:
     contents = []
     for number, turn in enumerate(turns, 1):
         content = parse_template(turn["content"])
-        for piece, name in ((Mask(), "mask"), (ToDecoder(), "decoder")):
+        for piece, name in ((Mask(), "mask"), (ToDecoder(), "decoder"), (Alone(), "no_special_tokens")):
             if piece in content.pieces:
-                raise InputError(f"turn {number} of chat has {{{name}}}, which is for other models (write a template)")
+                raise InputError(f"turn {number} of chat has {{{name}}}, which has no place in one (write a template)")
         if content.has_target and (number < len(turns) or content.pieces[-1] != Target()):
             raise InputError(f"turn {number} of chat has {{target}}, which is the end of the last turn (move it there)")
         contents.append(content)
@@ -122,12 +124,15 @@ def _trims(contents: Sequence[Template], loose: str) -> dict[int, tuple[bool, bo
     return found
 
 
-def _written(piece: Soft | Field | Special | Target, left: bool, right: bool) -> str:
+def _written(piece: Soft | Field | Special | Target | Edge, left: bool, right: bool) -> str:
     """The text of a placeholder; `left` and `right` say where it is trimmed."""
     if isinstance(piece, Target):
         how = "|trim" if left and right else "|ltrim" if left else "|rtrim" if right else ""
         return f"{{target{how}}}"
-    return f"{'{trim}' if left else ''}{{{piece.placeholder}}}{'{/trim}' if right else ''}"
+    if isinstance(piece, Edge):
+        return "{trim}" if piece.start else "{/trim}"
+    name = f"soft:{piece.length}" if isinstance(piece, Soft) else piece.name
+    return f"{'{trim}' if left else ''}{{{name}}}{'{/trim}' if right else ''}"
 
 
 def _split(text: str) -> Iterator[tuple[bool, str]]:

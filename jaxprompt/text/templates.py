@@ -3,7 +3,6 @@
 import dataclasses
 import re
 from collections.abc import Iterable
-from typing import ClassVar
 
 from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.text.tokens import ROLES, TextTokenizer, looks_special
@@ -23,20 +22,12 @@ class Soft:
 
     length: int
 
-    @property
-    def placeholder(self) -> str:
-        return f"soft:{self.length}"
-
 
 @dataclasses.dataclass(frozen=True)
 class Field:
     """`{name}`: the text of a column."""
 
     name: str
-
-    @property
-    def placeholder(self) -> str:
-        return self.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +44,6 @@ class Target:
 
     # There is one target, whatever it loses.
     trim: str = dataclasses.field(default="", compare=False)
-    placeholder: ClassVar[str] = "target"
 
     def of(self, text: str) -> str:
         return TRIMS[self.trim](text)
@@ -64,10 +54,6 @@ class Special:
     """`{bos}`, `{eos}`, `{cls}`, `{sep}` or a special token's own name: a special token placed by hand."""
 
     name: str
-
-    @property
-    def placeholder(self) -> str:
-        return self.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +121,8 @@ def parse_template(text: str) -> Template:
 
     `{soft:20}` is 20 soft tokens (anywhere, any number of times), `{name}` the column `name`, `{mask}`, `{target}`,
     `{bos}`, `{eos}`, `{cls}` and `{sep}` are what they say, `{{` and `}}` are literal braces, `{' '}` is white space, and
-    between `{trim}` and `{/trim}`, or in `{target|trim}`, there is none at the ends. Which other names are special tokens is the tokenizer's to say: see
-    `name_tokens`.
+    between `{trim}` and `{/trim}`, or in `{target|trim}`, there is none at the ends. Which other names are special tokens
+    is the tokenizer's to say: see `name_tokens`.
 
     Raises:
       InputError: an unbalanced brace, a malformed placeholder, half a surrogate pair, or more than one place to

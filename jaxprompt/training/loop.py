@@ -20,7 +20,6 @@ from jaxprompt.experiment.build import Experiment, build
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.experiment.figures import figures_of
 from jaxprompt.experiment.final import PREDICTIONS, judged
-from jaxprompt.experiment.rows import validation_rows
 from jaxprompt.experiment.run_folder import CHECKPOINTS, CONFIG, METRICS, RESULT, dumped, finished, open_run
 from jaxprompt.experiment.writing import Inputs, write_for
 from jaxprompt.machine.ahead import shapes_on
@@ -297,7 +296,7 @@ class _Run:
     def inputs(self) -> Inputs:
         """What is written for while training."""
         options = self.experiment.config.evaluation
-        return Inputs.of(self.experiment, validation_rows(self.experiment.config)).first(options.examples)
+        return Inputs.of(self.experiment, self.data.validation_rows).first(options.examples)
 
     def _finish(self, state) -> Result:
         if self.data.validation is None:
@@ -337,8 +336,14 @@ class _Run:
             )
         if self.figures.texts:
             self.reporter.say("writing for the validation inputs ...")
-        rows = validation_rows(self.experiment.config)
-        final = judged(self.experiment, self.figures, self.best_found, conditioning, rows, self.run_dir / PREDICTIONS)
+        final = judged(
+            self.experiment,
+            self.figures,
+            self.best_found,
+            conditioning,
+            self.data.validation_rows,
+            self.run_dir / PREDICTIONS,
+        )
         self.reporter.figures(final)
         return final
 

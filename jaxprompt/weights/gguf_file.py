@@ -207,8 +207,7 @@ def _read(path: Path, data: np.ndarray) -> GgufFile:
         big = version and not version & 0xFFFF
         what = "in big-endian byte order" if big else f"of version {version}"
         raise InputError(f"is a GGUF file {what}, which is not implemented: use one of version 3, little-endian")
-    tensors, entries = cursor.count(_LEAST_ENTRY, "tensors"), 0
-    entries = cursor.count(13, "entries")
+    tensors, entries = cursor.count(_LEAST_ENTRY, "tensors"), cursor.count(13, "entries")
     metadata: dict[str, Any] = {}
     for _ in range(entries):
         key = cursor.text()

@@ -164,7 +164,7 @@ def _llama3(file: GgufFile) -> dict[str, Any]:
 
 def _phi3(file: GgufFile, shared: dict[str, Any]) -> dict[str, Any]:
     rope = shared["rope_parameters"]
-    window = _get(file, "attention.sliding_window")
+    window = _get(file, _WINDOW)
     more = {"sliding_window": window or None, "attention_bias": False}
     names = {"long_factor": "rope_factors_long.weight", "short_factor": "rope_factors_short.weight"}
     if any(name in file.tensors for name in names.values()):
@@ -186,9 +186,8 @@ def _gemma23(every: int | None) -> Callable[[GgufFile, dict[str, Any]], dict[str
         width = shared["hidden_size"] // shared["num_attention_heads"] if largest else shared["head_dim"]
         more = {
             "query_pre_attn_scalar": width,
-            "sliding_window": _get(file, "attention.sliding_window"),
-            "attn_logit_softcapping": _get(file, "attn_logit_softcapping", float),
-            "final_logit_softcapping": _get(file, "final_logit_softcapping", float),
+            "sliding_window": _get(file, _WINDOW),
+            **{cap: _get(file, cap, float) for cap in _CAPS},
         }
         rope = shared.pop("rope_parameters")
         if every is None:

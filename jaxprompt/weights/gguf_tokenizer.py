@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 from jaxprompt.errors import InputError
 from jaxprompt.weights.gguf_file import GgufFile
-from jaxprompt.weights.transformers_package import transformers_package
+from jaxprompt.weights.tokenizer import surround, transformers_package
 
 _CONTROL, _USER_DEFINED = 3, 4
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -160,10 +160,5 @@ def _surround(backend: tokenizers.Tokenizer, named: dict[str, str | None], bos: 
     last = [named["eos"]] if eos and named["eos"] is not None else []
     if not first and not last:
         return
-    one, two = ([*first, text, *last] for text in ("$A", "$B:1"))
-    around = {token: backend.token_to_id(token) for token in (*first, *last)}
-    backend.post_processor = processors.TemplateProcessing(
-        single=one,
-        pair=[*one, *(f"{token}:1" if token in around else token for token in two)],
-        special_tokens=list(around.items()),
-    )
+    second = [f"{piece}:1" for piece in (*first, "$B", *last)]
+    surround(backend, [*first, "$A", *last], [*first, "$A", *last, *second])

@@ -1,6 +1,8 @@
 """Tokenizers: that of a model folder, and one of bytes for models that come without files."""
 
 import inspect
+import os
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,6 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from jaxprompt.errors import InputError
 from jaxprompt.weights.json_file import read_json
-from jaxprompt.weights.transformers_package import transformers_package
 
 # Special tokens of each family's byte tokenizer, in the order of their ids: all it has a use for, by Hugging Face's
 # role. T5's decoder starts with id 0, its padding.
@@ -31,6 +32,20 @@ _AROUND = {
 
 # Settings that say how a tokenizer behaves, beside its special tokens.
 _BEHAVIOUR = ("padding_side", "truncation_side", "clean_up_tokenization_spaces")
+
+
+def transformers_package() -> Any:
+    """The package, imported here since it takes seconds."""
+    # It advises everyone without torch to install it, which jaxprompt never needs.
+    advice = os.environ.get("TRANSFORMERS_NO_ADVISORY_WARNINGS")
+    os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
+    try:
+        import transformers
+    finally:
+        os.environ.pop("TRANSFORMERS_NO_ADVISORY_WARNINGS")
+        if advice is not None:
+            os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = advice
+    return transformers
 
 
 def read_tokenizer(folder: Path) -> Any:
@@ -176,7 +191,7 @@ def _byt5_tokenizer(sentinels: int) -> Any:
     backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("\ufffd", "")])
     backend.add_special_tokens([AddedToken(name, lstrip=True, rstrip=True) for name in special.values()])
     backend.add_special_tokens(extra)
-    _surround(backend, *_AROUND["t5"])
+    surround(backend, *map(str.split, _AROUND["t5"]))
     return transformers_package().PreTrainedTokenizerFast(
         tokenizer_object=backend, extra_special_tokens=extra, **special
     )
@@ -190,11 +205,10 @@ def _bytes_backend(vocabulary: list[str]) -> tokenizers.Tokenizer:
     return backend
 
 
-def _surround(backend: tokenizers.Tokenizer, single: str, pair: str) -> None:
-    named = [(str(token), token_id) for token_id, token in backend.get_added_tokens_decoder().items()]
-    backend.post_processor = processors.TemplateProcessing(
-        single=single, pair=pair, special_tokens=[(token, i) for token, i in named if token in single.split()]
-    )
+def surround(backend: tokenizers.Tokenizer, single: Sequence[str], pair: Sequence[str]) -> None:
+    """Puts special tokens around a text, `$A`, and around two, `$A` and `$B`, in which `:1` gives a piece the token type 1."""
+    special = [(token, backend.token_to_id(token)) for token in dict.fromkeys(single) if token != "$A"]
+    backend.post_processor = processors.TemplateProcessing(single=list(single), pair=list(pair), special_tokens=special)
 
 
 def byte_tokenizer(family: str) -> Any:
@@ -203,6 +217,6 @@ def byte_tokenizer(family: str) -> Any:
     backend = _bytes_backend([*special.values(), *sorted(pre_tokenizers.ByteLevel.alphabet())])
     backend.add_special_tokens(list(special.values()))
     if family in _AROUND:
-        _surround(backend, *_AROUND[family])
+        surround(backend, *map(str.split, _AROUND[family]))
     inputs = ["input_ids", *(["token_type_ids"] if family == "bert" else []), "attention_mask"]
     return transformers_package().PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=inputs, **special)

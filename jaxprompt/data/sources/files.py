@@ -39,21 +39,19 @@ def open_file(reference: str | Path, how: Reading = AS_NAMED) -> ListSource:
     path, name = Path(reference), printable(reference)
     if not name:
         raise InputError("the name of a file of rows is empty (name a file)")
-    packed = path.suffix.lower() if path.suffix.lower() in UNPACKERS else None
-    suffix = (path.with_suffix("") if packed else path).suffix.lower()
+    inner = path.with_suffix("") if path.suffix.lower() in UNPACKERS else path
+    suffix = inner.suffix.lower()
     if suffix not in SUFFIXES and how.pattern is None:
         raise InputError(f"{name}: unknown kind of file {suffix!r}{did_you_mean(suffix, SUFFIXES)}")
     if how.columns is not None and (suffix not in TABLE or how.pattern is not None):
         raise InputError(f"{name}: columns name those of a .csv or .tsv file without a header (remove them)")
-    with _opened(path, name) as file:
-        if suffix in BINARY and how.pattern is None:
-            rows = BINARY[suffix](io.BytesIO(unpacked(file.read(), packed, name)) if packed else file, name)
-        else:
-            text = _text(unpacked(file.read(), packed, name), name, how.encoding)
-            if how.pattern is not None:
-                rows = read_pattern(text, name, how.pattern)
-            else:
-                rows = TABLE[suffix](text, name, how) if suffix in TABLE else TEXT[suffix](text, name)
+    if how.pattern is not None:
+        rows = read_pattern(open_text(path, how), name, how.pattern)
+    elif suffix in BINARY:
+        rows = BINARY[suffix](io.BytesIO(_contents(path, name)), name)
+    else:
+        text = open_text(path, how)
+        rows = TABLE[suffix](text, name, how) if suffix in TABLE else TEXT[suffix](text, name)
     if not rows:
         raise InputError(f"{name}: no rows (give at least one)")
     return ListSource(name, rows)
@@ -62,9 +60,13 @@ def open_file(reference: str | Path, how: Reading = AS_NAMED) -> ListSource:
 def open_text(path: Path, how: Reading) -> str:
     """The text of a file, whatever its suffix; packed or not."""
     name = printable(path)
+    return _text(_contents(path, name), name, how.encoding)
+
+
+def _contents(path: Path, name: str) -> bytes:
+    """What a file holds, unpacked."""
     with _opened(path, name) as file:
-        suffix = path.suffix.lower()
-        return _text(unpacked(file.read(), suffix if suffix in UNPACKERS else None, name), name, how.encoding)
+        return unpacked(file.read(), path.suffix.lower(), name)
 
 
 def printable(path: str | Path) -> str:

@@ -25,11 +25,12 @@ def read_pattern(text: str, name: str, pattern: str) -> list[Row]:
         raise InputError(f"data.pattern {shown(pattern)} names no group, such as (?P<text>.*), that could be a column")
     rows = []
     for number, line in numbered(text):
+        if not line.strip():
+            continue
         match = found.fullmatch(line)
-        if match is None and line.strip():
+        if match is None:
             raise InputError(f"{name}:{number}: data.pattern does not match {shown(line)} (correct one of them)")
-        if match is not None and line.strip():
-            rows.append(match.groupdict(default=""))
+        rows.append(match.groupdict(default=""))
     return rows
 
 

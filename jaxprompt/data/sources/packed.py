@@ -7,9 +7,9 @@ from collections.abc import Callable
 from jaxprompt.errors import InputError
 
 
-def unpacked(data: bytes, suffix: str | None, name: str) -> bytes:
+def unpacked(data: bytes, suffix: str, name: str) -> bytes:
     """What a file holds; as it is without a suffix of `UNPACKERS`. Raises InputError for a damaged file."""
-    return data if suffix is None else UNPACKERS[suffix](data, name)
+    return UNPACKERS[suffix](data, name) if suffix in UNPACKERS else data
 
 
 def _gzip(data: bytes, name: str) -> bytes:
