@@ -120,7 +120,7 @@ class Encoding:
 
 def encoding(template, tokenizer, vocab_size, causal, max_length, objective, words=None, start_id=None, pool=None):
     """An `Encoding` for a model of that kind."""
-    kind, access = OBJECTIVES[objective], DataAccess("label", "target", lambda: LabelSet(("no", "yes")))
+    kind, access = OBJECTIVES[objective], DataAccess("label", "target", lambda: LabelSet(("no", "yes")), len)
     labels = {str(number): list(group) for number, group in enumerate(words)} if words else None
     given = {} if objective == "generation" else {"labels": labels} | ({"pool": pool} if pool else {})
     kind.check(template, causal, start_id is not None)

@@ -113,6 +113,7 @@ class DataConfig(Options):
     max_length: Count | None = Field(None, description="tokens per example; unset: what the backbone allows")
     train_rows: Count | None = Field(None, description="use only the first N training rows")
     validation_rows: Count | None = Field(None, description="use only the first N validation rows")
+    holdout: Count | None = Field(None, description="in place of data.validation: the last N rows of data.train")
     per_label: Count | None = Field(None, description="few-shot: draw this many training rows of each label")
     shuffle: bool = Field(True, description="shuffle each epoch by the seed; false keeps the file's order")
     balance: bool = Field(True, description="shuffled batches of like numbers of tokens; false draws blindly")

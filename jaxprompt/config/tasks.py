@@ -76,7 +76,7 @@ def completed(tree: Mapping[str, Any]) -> dict[str, Any]:
         method = METHOD.name_of(tree.get("method", {}))
         given = config_of(name, form, method, tree.get("prompt_length", PROMPT_LENGTH))
     data, objective = tree.get("data"), tree.get("objective")
-    if isinstance(data, Mapping) and (data.get("train") is not None or data.get("validation") is not None):
+    if isinstance(data, Mapping) and any(data.get(key) is not None for key in ("train", "validation")):
         given["data"] = {key: value for key, value in given.get("data", {}).items() if key in ("label", "target")}
     kind = given.get("objective", {}).get("type")
     if kind is not None and isinstance(objective, Mapping) and objective.get("type", kind) != kind:

@@ -23,7 +23,7 @@ from jaxprompt.scoring.forward import Forward
 from jaxprompt.text.chat import chat_template, parse_turns
 from jaxprompt.text.encode import RowEncoder
 from jaxprompt.text.encoded import Encoded
-from jaxprompt.text.labels import LabelSet
+from jaxprompt.text.labels import LabelSet, by_label
 from jaxprompt.text.templates import parse_template
 from jaxprompt.types import prefix_length
 
@@ -196,7 +196,16 @@ def make_objective(config: Config, label_names: Sequence[str] | None = None) -> 
         with naming(config, "train"):
             return found_labels(config, rows)
 
-    data = DataAccess(config.data.label, config.data.target, labels)
+    def counts(labels: LabelSet) -> list[int]:
+        # A run that is used learns nothing more, and its training rows need not be there.
+        if label_names is not None or config.data.train is None:
+            return [1] * len(labels.names)
+        rows = training_rows(config)
+        with naming(config, "train"):
+            found = by_label(rows, config.data.label, labels)
+        return [len(found.get(name, ())) for name in labels.names]
+
+    data = DataAccess(config.data.label, config.data.target, labels, counts)
     return OBJECTIVES[config.objective.type].build(config.objective, data)
 
 

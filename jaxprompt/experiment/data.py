@@ -14,7 +14,7 @@ from jaxprompt.data.order import Order, Parts
 from jaxprompt.data.packing import plan_rows, plan_separate, token_counts
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import Experiment
-from jaxprompt.experiment.rows import naming, training_rows, validation_rows
+from jaxprompt.experiment.rows import naming, training_rows, validates, validation_rows
 from jaxprompt.machine.sharding import row_shards
 from jaxprompt.metrics.classification import majority
 from jaxprompt.text.encoded import Encoded
@@ -67,10 +67,10 @@ class TrainingData:
         config = experiment.config
         if config.data.train is None and config.train.steps:
             raise InputError("data.train is not set: name a file, or set train.steps=0 to score without training")
-        if config.data.train is None and config.data.validation is None:
+        if config.data.train is None and not validates(config):
             raise InputError("neither data.train nor data.validation is set: name a file")
         train = _encoded(experiment, "train", training_rows(config)) if config.data.train is not None else []
-        valid_rows = [] if config.data.validation is None else validation_rows(config)
+        valid_rows = validation_rows(config) if validates(config) else []
         valid = encoded_validation(experiment, valid_rows) if valid_rows else []
         # Before the shared ids are taken off: they count too.
         fingerprint = _fingerprint(experiment, train, valid)

@@ -30,9 +30,14 @@ def training_rows(config: Config) -> list[dict]:
     return [rows[n] for n in sorted(chosen)]
 
 
+def validates(config: Config) -> bool:
+    """Whether the config asks for validation rows."""
+    return config.data.validation is not None or config.data.holdout is not None
+
+
 def validation_rows(config: Config) -> list[dict]:
     """The validation rows that the config asks for. Raises InputError where it names none."""
-    if config.data.validation is None:
+    if not validates(config):
         raise InputError("the run has no data.validation: name a file with --data")
     return _rows(config, "validation")
 
@@ -55,7 +60,7 @@ def naming(config: Config, name: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        source = getattr(config.data, name)
+        source = getattr(config.data, _named(config, name))
         raise InputError(f"{source if isinstance(source, str) else f'data.{name}'}: {error}") from None
 
 
@@ -64,9 +69,22 @@ def _reading(config: Config) -> Reading:
     return Reading(data.columns, data.encoding, data.quotes, data.pattern, data.dir, data.download)
 
 
+def _named(config: Config, name: str) -> str:
+    """The key that names the source of "train" or "validation"."""
+    return "train" if config.data.holdout is not None else name
+
+
 def _rows(config: Config, name: str) -> list[dict]:
     data = config.data
-    rows = read_rows(getattr(data, name), _reading(config))
+    if data.holdout is not None and (data.validation is not None or data.train is None):
+        raise InputError(
+            "data.holdout takes rows of data.train in place of data.validation: name data.train, and not both"
+        )
+    rows = read_rows(getattr(data, _named(config, name)), _reading(config))
     with naming(config, name):
         rows = selected(rows, data.rename, data.where)
+        if data.holdout is not None:
+            if data.holdout >= len(rows):
+                raise InputError(f"data.holdout {data.holdout} leaves none of {len(rows)} rows to train on: lower it")
+            rows = rows[: -data.holdout] if name == "train" else rows[-data.holdout :]
     return rows[: getattr(data, f"{name}_rows")]

@@ -97,7 +97,7 @@ def evaluate_run(
     experiment = _built(config, prompt, backbone)
     figures = figures_of(config, experiment.objective)
     if data is not None:
-        used = config.data.model_copy(update={"validation": data, "validation_rows": None})
+        used = config.data.model_copy(update={"validation": data, "validation_rows": None, "holdout": None})
         experiment = dataclasses.replace(experiment, config=config.model_copy(update={"data": used}))
     rows = validation_rows(experiment.config)
     found = score(experiment, prompt, encoded_validation(experiment, rows))

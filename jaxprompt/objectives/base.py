@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from pydantic import Field
 
 from jaxprompt.errors import InputError
 from jaxprompt.metrics import Metric, TextMetric
-from jaxprompt.ops.losses import token_logprobs
+from jaxprompt.ops.losses import LossShape, token_logprobs, token_losses
 from jaxprompt.options import Options
 from jaxprompt.text.encode import RowEncoder
 from jaxprompt.text.encoded import Encoded
@@ -27,11 +28,33 @@ class DataAccess:
     Attributes:
       label, target: names of the columns.
       labels: finds the classes, where the config does not name them.
+      counts: how many training rows each class has.
     """
 
     label: str
     target: str
     labels: Callable[[], LabelSet]
+    counts: Callable[[LabelSet], Sequence[int]]
+
+
+class LossOptions(Options):
+    """How a cross-entropy is shaped."""
+
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the target's probability that training spreads over all classes or tokens",
+    )
+    z_loss: float = Field(
+        0.0,
+        ge=0,
+        description="added in training: this times the squared log of the softmax's denominator, such as 1e-4",
+    )
+
+    @property
+    def shape(self) -> LossShape:
+        return LossShape(self.label_smoothing, self.z_loss)
 
 
 @dataclass(frozen=True)
@@ -52,6 +75,12 @@ class Vocabulary:
     def logprobs(self, hidden: Float[Array, "rows n embed"], ids: Int[Array, "rows n"]) -> Float[Array, "rows n"]:
         """The log-probability of each id under the whole vocabulary."""
         return token_logprobs(self.backbone.head, self.params, hidden, ids, self.size)
+
+    def losses(
+        self, hidden: Float[Array, "rows n embed"], ids: Int[Array, "rows n"], shape: LossShape
+    ) -> tuple[Float[Array, "rows n"], Float[Array, "rows n"]]:
+        """The loss of each id, and its log-probability, through which no gradient flows."""
+        return token_losses(self.backbone.head, self.params, hidden, ids, self.size, shape)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,16 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from pydantic import Field
 
-from jaxprompt import options
 from jaxprompt.errors import InputError
 from jaxprompt.metrics import ACCURACY, CALIBRATION_ERROR, CROSS_ENTROPY
 from jaxprompt.metrics.classification import probabilities
-from jaxprompt.objectives.base import DataAccess, Objective, Vocabulary
+from jaxprompt.objectives.base import DataAccess, LossOptions, Objective, Vocabulary
 from jaxprompt.objectives.classes import class_scores
 from jaxprompt.objectives.verbalizer import branched
-from jaxprompt.ops.losses import sum_by_group
+from jaxprompt.ops.losses import PLAIN, LossShape, sum_by_group
 from jaxprompt.text.encode import RowEncoder, check_started
-from jaxprompt.text.encoded import Encoded
+from jaxprompt.text.encoded import Encoded, side_by_side
 from jaxprompt.text.labels import UNLABELLED, canonical
 from jaxprompt.text.values import as_text, column_value, is_missing, plain, shown, where
 from jaxprompt.types import Batch, Scores
@@ -27,7 +26,7 @@ from jaxprompt.types import Batch, Scores
 _ABSENT = -1.0e9
 
 
-class ChoicesOptions(options.Options):
+class ChoicesOptions(LossOptions):
     type: Literal["choices"] = Field("choices", description="score the choices that a row brings")
     choices: list[str] = Field(
         ["choices"],
@@ -35,8 +34,10 @@ class ChoicesOptions(options.Options):
         description="columns of the choices; one alone: a list of texts, or a mapping with text and label",
     )
     most: Annotated[int, Field(ge=2, le=1000)] = Field(5, description="choices of a row at most, where they are a list")
-    score: Literal["sum", "mean"] = Field(
-        "sum", description="a choice's score: the log-probability of all its tokens, or of each on average"
+    score: Literal["sum", "mean", "pmi"] = Field(
+        "sum",
+        description="a choice's score: the log-probability of all its tokens, of each on average, or how much the row's "
+        "fields raise it",
     )
 
 
@@ -49,7 +50,11 @@ class Choices(Objective):
         choices, or the text of one.
       columns: where the choices are.
       most: how many a row may have.
-      mean: whether longer choices are not at a disadvantage.
+      how: what a choice's score is. "sum": the log-probability of all its tokens; "mean": of each on average, so that longer
+        choices are not at a disadvantage; "pmi": how much higher it is than behind the template with empty fields, so
+        that frequent texts have no advantage (Holtzman et al. 2021, whose premise of the domain is then the
+        template's own text; the formula log p(y|x) - log p(y|premise) is theirs, from memory of the paper).
+      shape: of the loss.
     """
 
     name: ClassVar[str] = "choices"
@@ -60,7 +65,8 @@ class Choices(Objective):
     column: str
     columns: tuple[str, ...]
     most: int
-    mean: bool
+    how: str
+    shape: LossShape = PLAIN
 
     @classmethod
     def build(cls, options: ChoicesOptions, data: DataAccess) -> "Choices":
@@ -69,12 +75,18 @@ class Choices(Objective):
             data.label,
             tuple(options.choices),
             len(options.choices) if several else options.most,
-            options.score == "mean",
+            options.score,
+            options.shape,
         )
+
+    def bound(self, backbone: Any, encoder: RowEncoder) -> Objective:
+        if self.how == "pmi" and backbone.seq2seq:
+            raise InputError("objective.score pmi is for decoders (use sum or mean with an encoder-decoder)")
+        return self
 
     @property
     def num_words(self) -> int:
-        return self.most
+        return 2 * self.most if self.how == "pmi" else self.most
 
     def texts(self, row: Mapping[str, Any], number: int | None) -> tuple[list[str], list[str]]:
         """A row's choices, and their names, where it has any. Raises InputError for fewer than two or too many."""
@@ -134,7 +146,12 @@ class Choices(Objective):
         self, trunk: list[int], candidates: Sequence[Sequence[int]], encoder: RowEncoder, number: int | None
     ) -> Encoded:
         check_started(trunk, number)
-        return branched(trunk, candidates, encoder)
+        example = branched(trunk, candidates, encoder)
+        if self.how != "pmi":
+            return example
+        premise = encoder.trunk(dict.fromkeys(encoder.template.fields, "")).ids
+        check_started(premise, number)
+        return side_by_side(example, branched(premise, candidates, encoder), self.most)
 
     def at(self, batch: Batch):
         return batch.target_at
@@ -143,13 +160,17 @@ class Choices(Objective):
         rows, slots = batch.index.shape
         logprobs = vocabulary.logprobs(hidden, batch.target_ids) * batch.target_weight
         scores, tokens = (
-            sum_by_group(values, batch.target_group, slots * self.most).reshape(rows, slots, self.most)
+            sum_by_group(values, batch.target_group, slots * self.num_words).reshape(rows, slots, -1, self.most)
             for values in (logprobs, batch.target_weight)
         )
-        scores = scores / jnp.maximum(tokens, 1.0) if self.mean else scores
+        tokens = tokens[:, :, 0]
+        if self.how == "pmi":
+            scores = scores[:, :, 0] - scores[:, :, 1]
+        else:
+            scores = scores[:, :, 0] / jnp.maximum(tokens, 1.0) if self.how == "mean" else scores[:, :, 0]
         # An empty slot has none at all, and must not be divided by.
         there = (tokens > 0) | (tokens.sum(-1, keepdims=True) == 0)
-        return class_scores(jnp.where(there, scores, _ABSENT), batch)
+        return class_scores(jnp.where(there, scores, _ABSENT), batch, self.shape, there=there)
 
     def present(self, outputs: Mapping[str, np.ndarray]) -> list[dict]:
         """`prediction`, a place from 0 on, and its `probability`."""

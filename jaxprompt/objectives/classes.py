@@ -2,29 +2,33 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 from pydantic import Field, field_validator
 
-from jaxprompt import options
-from jaxprompt.errors import InputError
+from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.metrics import ACCURACY, CALIBRATION_ERROR, CROSS_ENTROPY, F1, MACRO_F1, MATTHEWS, MICRO_F1
 from jaxprompt.metrics.classification import probabilities
-from jaxprompt.objectives.base import DataAccess, Objective
+from jaxprompt.objectives.base import DataAccess, LossOptions, Objective
+from jaxprompt.ops.losses import PLAIN, LossShape
 from jaxprompt.text.labels import LabelSet
 from jaxprompt.text.values import as_text, column_value
 from jaxprompt.types import Batch, Scores
 
 
-class ClassOptions(options.Options):
+class ClassOptions(LossOptions):
     """The options of all of them."""
 
     labels: dict[str, str | list[str]] | list[str] | None = Field(
         None, description="label names, or label name: word or words; unset: the names found in the training file"
+    )
+
+    class_weights: dict[str, Annotated[float, Field(gt=0)]] | Literal["balanced"] | None = Field(
+        None, description="weights of the labels' losses by name; balanced: inverse to their numbers of training rows"
     )
 
     @field_validator("labels", mode="before")
@@ -53,6 +57,8 @@ class Classes(Objective):
       column: the name of the label's column.
       labels: the classes, in order.
       words: per class, the words or texts that stand for it.
+      shape: of the loss.
+      weights: per class, what its losses count; None: all the same.
     """
 
     metrics: ClassVar = (ACCURACY, MACRO_F1, CROSS_ENTROPY)
@@ -60,6 +66,8 @@ class Classes(Objective):
     column: str
     labels: LabelSet
     words: tuple[tuple[str, ...], ...]
+    shape: LossShape = PLAIN
+    weights: tuple[float, ...] | None = None
 
     @classmethod
     def build(cls, options: ClassOptions, data: DataAccess, **more: Any) -> "Classes":
@@ -72,7 +80,8 @@ class Classes(Objective):
             )
         texts = given if isinstance(given, dict) else {name: name.replace("_", " ") for name in labels.names}
         words = tuple((w,) if isinstance(w, str) else tuple(w) for w in texts.values())
-        return cls(column=data.label, labels=labels, words=words, **more)
+        weights = _weights(options.class_weights, labels, data)
+        return cls(column=data.label, labels=labels, words=words, shape=options.shape, weights=weights, **more)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -96,11 +105,42 @@ class Classes(Objective):
             for row in probabilities(outputs["logits"])
         ]
 
+    def scores(self, logits: Float[Array, "rows slots classes"], batch: Batch) -> Scores:
+        """Cross-entropy over the examples that have a label."""
+        return class_scores(logits, batch, self.shape, weights=self.weights)
 
-def class_scores(logits: Float[Array, "rows slots classes"], batch: Batch) -> Scores:
-    """Cross-entropy over the examples that have a label."""
+
+def _weights(given: Mapping | str | None, labels: LabelSet, data: DataAccess) -> tuple[float, ...] | None:
+    """The weight of each class; "balanced" as scikit-learn's: rows / (classes * rows of the class)."""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        counts = data.counts(labels)
+        return tuple(sum(counts) / (len(counts) * max(count, 1)) for count in counts)
+    for name in (*given, *labels.names):
+        if name not in labels.names:
+            raise InputError(f"objective.class_weights has label {name!r}{did_you_mean(name, labels.names)}")
+        if name not in given:
+            raise InputError(f"objective.class_weights has no label {name!r}: give it a weight, such as 1.0")
+    return tuple(given[name] for name in labels.names)
+
+
+def class_scores(
+    logits: Float[Array, "rows slots classes"],
+    batch: Batch,
+    shape: LossShape = PLAIN,
+    weights: tuple[float, ...] | None = None,
+    there: Bool[Array, "rows slots classes"] | None = None,
+) -> Scores:
+    """Cross-entropy over the examples that have a label; their mean is weighted by `weights` of the labels.
+
+    Args:
+      there: which classes each example has; None: all.
+    """
     labels = batch.answers["label"]
     weight = ((labels >= 0) & (batch.index >= 0)).astype(jnp.float32)
+    if weights is not None:
+        weight = weight * jnp.asarray(weights, jnp.float32)[jnp.maximum(labels, 0)]
     chosen = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
-    losses = jax.nn.logsumexp(logits, axis=-1) - chosen
+    losses = shape.losses(chosen, jax.nn.logsumexp(logits, axis=-1), jnp.mean(logits, axis=-1, where=there))
     return Scores(loss=(losses * weight).sum(), count=weight.sum(), outputs={"logits": logits})

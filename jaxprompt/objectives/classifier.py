@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from jaxprompt.objectives.base import DataAccess, Vocabulary
-from jaxprompt.objectives.classes import Classes, ClassOptions, class_scores
+from jaxprompt.objectives.classes import Classes, ClassOptions
 from jaxprompt.objectives.pooling import Pooled, PoolOptions, apply_head, linear_head
 from jaxprompt.types import Batch, Scores
 
@@ -30,4 +30,4 @@ class Classifier(Pooled, Classes):
         return linear_head(hidden_size, len(self.label_names))
 
     def score(self, vocabulary: Vocabulary, head: dict, frozen: Any, hidden, batch: Batch) -> Scores:
-        return class_scores(apply_head(head, self.vectors(hidden, batch, vocabulary.size)), batch)
+        return self.scores(apply_head(head, self.vectors(hidden, batch, vocabulary.size)), batch)

@@ -8,18 +8,17 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, PositiveFloat
 
-from jaxprompt import options
 from jaxprompt.errors import InputError
 from jaxprompt.metrics import BITS_PER_BYTE, PERPLEXITY, TARGET_TOKENS, TEXT_METRICS, TOKEN_LOSS
-from jaxprompt.objectives.base import DataAccess, Objective, Vocabulary
-from jaxprompt.ops.losses import sum_by_group
+from jaxprompt.objectives.base import DataAccess, LossOptions, Objective, Vocabulary
+from jaxprompt.ops.losses import PLAIN, LossShape, sum_by_group
 from jaxprompt.text.encode import RowEncoder, check_started
 from jaxprompt.text.encoded import Encoded, constant, int32
 from jaxprompt.text.values import column_value, shown, text_value, where
 from jaxprompt.types import Batch, Scores
 
 
-class GenerationOptions(options.Options):
+class GenerationOptions(LossOptions):
     type: Literal["generation"] = Field("generation", description="score a target text")
     number: PositiveFloat | None = Field(
         None, description="the target is a number, written rounded to a multiple of this, as T5 writes STS-B's by 0.2"
@@ -35,6 +34,7 @@ class Generation(Objective):
     Attributes:
       column: its name.
       number: of what a number is written as a multiple; None: the column holds text.
+      shape: of the loss.
     """
 
     name: ClassVar[str] = "generation"
@@ -47,10 +47,11 @@ class Generation(Objective):
     writes: ClassVar[bool] = True
     column: str
     number: float | None = None
+    shape: LossShape = PLAIN
 
     @classmethod
     def build(cls, options: GenerationOptions, data: DataAccess) -> "Generation":
-        return cls(data.target, options.number)
+        return cls(data.target, options.number, options.shape)
 
     def answer(self, row: Mapping[str, Any], number: int, required: bool = True) -> dict[str, Any]:
         given = column_value(row, self.column, number, "data.target")
@@ -100,10 +101,11 @@ class Generation(Objective):
         return batch.target_at
 
     def score(self, vocabulary: Vocabulary, head: dict, frozen: Any, hidden, batch: Batch) -> Scores:
-        weighted = vocabulary.logprobs(hidden, batch.target_ids) * batch.target_weight
+        losses, logprobs = vocabulary.losses(hidden, batch.target_ids, self.shape)
+        weighted = logprobs * batch.target_weight
         slots = batch.index.shape[1]
         return Scores(
-            loss=-weighted.sum(),
+            loss=(losses * batch.target_weight).sum(),
             count=batch.target_weight.sum(),
             outputs={
                 "nll": -sum_by_group(weighted, batch.target_group, slots),

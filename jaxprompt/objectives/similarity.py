@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from pydantic import Field
 
 from jaxprompt.objectives.base import DataAccess, Objective, Vocabulary
-from jaxprompt.objectives.classes import Classes, ClassOptions, class_scores
+from jaxprompt.objectives.classes import Classes, ClassOptions
 from jaxprompt.objectives.pooling import Pooled, PoolOptions, pool
 from jaxprompt.text.encode import RowEncoder
 from jaxprompt.text.tokens import whole_ids
@@ -52,7 +52,7 @@ class Similarity(Pooled, Classes):
 
     def score(self, vocabulary: Vocabulary, head: dict, frozen: jax.Array, hidden, batch: Batch) -> Scores:
         vectors = normalize(self.vectors(hidden, batch, vocabulary.size))
-        return class_scores(vectors @ frozen.T / self.temperature, batch)
+        return self.scores(vectors @ frozen.T / self.temperature, batch)
 
 
 def embed_labels(backbone: Any, words: tuple[tuple[str, ...], ...], how: str) -> Float[Array, "classes embed"]:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from jaxprompt.errors import InputError
 from jaxprompt.objectives.base import Objective, Vocabulary
-from jaxprompt.objectives.classes import Classes, ClassOptions, class_scores
+from jaxprompt.objectives.classes import Classes, ClassOptions
 from jaxprompt.ops.losses import sum_by_group
 from jaxprompt.text.encode import RowEncoder, check_started
 from jaxprompt.text.encoded import Encoded, int32
@@ -79,7 +79,7 @@ class Verbalizer(Classes):
             logprobs = vocabulary.logprobs(hidden, batch.target_ids)
             scores = sum_by_group(logprobs * batch.target_weight, batch.target_group, slots * self.num_words)
             scores = scores.reshape(rows, slots, self.num_words)
-        return class_scores(self._by_label(scores), batch)
+        return self.scores(self._by_label(scores), batch)
 
     def _by_label(self, scores):
         if all(len(group) == 1 for group in self.words):

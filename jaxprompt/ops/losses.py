@@ -4,6 +4,7 @@ Suffixes name axes as in `ops.attention`.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -24,30 +25,57 @@ def gather_positions(
     return jnp.take_along_axis(hidden_rse, at_rn[..., None], axis=1)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _tile(head: Callable, params, hidden, ids):
-    return _chosen(head(params, hidden), ids)[0]
+@dataclass(frozen=True)
+class LossShape:
+    """How a cross-entropy is changed to learn by; what is reported never is.
+
+    Attributes:
+      label_smoothing: this share of the target's probability is spread evenly over all classes, the target among them
+        (Szegedy et al. 2016, section 7).
+      z_loss: times the square of the softmax's log-denominator is added (T5X; Chowdhery et al. 2022, section 5).
+    """
+
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+    def losses(self, chosen, total, mean):
+        """The losses of what has the logits `chosen`, under softmaxes of log-denominator `total` and mean logit `mean`."""
+        loss = total - chosen
+        if self.label_smoothing:
+            loss = (1.0 - self.label_smoothing) * loss + self.label_smoothing * (total - mean)
+        return loss + self.z_loss * total**2 if self.z_loss else loss
 
 
-def _chosen(logits, ids):
-    """The log-probability of each id, and the logarithm of what it is divided by, with an axis of 1 behind."""
+PLAIN = LossShape()
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _tile(head: Callable, shape: LossShape, params, hidden, ids):
+    return _scored(shape, head(params, hidden), ids)[:2]
+
+
+def _scored(shape, logits, ids):
+    """The loss and the log-probability of each id, and the log-denominator with an axis of 1 behind."""
     total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    return (jnp.take_along_axis(logits, ids[..., None], axis=-1) - total)[..., 0], total
+    chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1)
+    mean = logits.mean(-1, keepdims=True) if shape.label_smoothing else None
+    return shape.losses(chosen, total, mean)[..., 0], (chosen - total)[..., 0], total
 
 
-def _tile_forward(head, params, hidden, ids):
-    # A token's log-probability depends on its own hidden state alone, so one backward pass with ones gives every
-    # token's gradient now, while the logits are at hand: nothing of vocabulary size is kept or computed twice.
+def _tile_forward(head, shape, params, hidden, ids):
+    # A token's loss depends on its own hidden state alone, so one backward pass with ones gives every token's gradient
+    # now, while the logits are at hand: nothing of vocabulary size is kept or computed twice.
     logits, backward = jax.vjp(lambda h: head(params, h), hidden)
-    logprob, total = _chosen(logits, ids)
-    # The gradient of the chosen logit minus `total`, in one pass over the logits: JAX's own rules take four.
+    loss, logprob, total = _scored(shape, logits, ids)
+    # The gradient by the logits in one pass over them: JAX's own rules take four.
     is_chosen = jax.lax.broadcasted_iota(ids.dtype, logits.shape, logits.ndim - 1) == ids[..., None]
-    (gradient,) = backward(is_chosen - jnp.exp(logits - total))
-    return logprob, gradient
+    wanted = (1.0 - shape.label_smoothing) * is_chosen + shape.label_smoothing / logits.shape[-1]
+    (gradient,) = backward(jnp.exp(logits - total) * (1.0 + 2.0 * shape.z_loss * total) - wanted)
+    return (loss, logprob), gradient
 
 
-def _tile_backward(head, gradient, cotangent):
-    return None, (cotangent[..., None] * gradient).astype(gradient.dtype), None
+def _tile_backward(head, shape, gradient, cotangents):
+    return None, (cotangents[0][..., None] * gradient).astype(gradient.dtype), None
 
 
 _tile.defvjp(_tile_forward, _tile_backward)
@@ -61,27 +89,44 @@ def token_logprobs(
     vocab_size: int,
     tile_bytes: int | None = None,
 ) -> Float[Array, "rows n"]:
-    """Log-probability of each target id under the full vocabulary, computed tile by tile.
+    """Log-probability of each target id under the full vocabulary; arguments as in `token_losses`."""
+    return -token_losses(head, params, hidden_rne, ids_rn, vocab_size, tile_bytes=tile_bytes)[0]
+
+
+def token_losses(
+    head: Callable,
+    params,
+    hidden_rne: Float[Array, "rows n embed"],
+    ids_rn: Int[Array, "rows n"],
+    vocab_size: int,
+    shape: LossShape = PLAIN,
+    tile_bytes: int | None = None,
+) -> tuple[Float[Array, "rows n"], Float[Array, "rows n"]]:
+    """Loss and log-probability of each target id under the full vocabulary, computed tile by tile.
 
     Args:
       head: `head(params, hidden) -> logits [..., vocab]` in fp32. Frozen: no gradient reaches `params`.
       hidden_rne: hidden states at the scored positions.
       ids_rn: the token scored at each.
+      shape: how the losses are shaped.
       tile_bytes: bound on the logits that exist at one time; default: `TILE_BYTES`, on an accelerator more.
+
+    Returns:
+      The losses, and the log-probabilities to report: no gradient flows through these.
     """
     if tile_bytes is None:
         tile_bytes = TILE_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_TILE_BYTES
     rows, count, width = hidden_rne.shape
     per_tile = max(1, tile_bytes // (4 * vocab_size * rows))
     if count <= per_tile:
-        return _tile(head, params, hidden_rne, ids_rn)
+        return _tile(head, shape, params, hidden_rne, ids_rn)
     tiles = -(-count // per_tile)
     per_tile = -(-count // tiles)
     pad = tiles * per_tile - count
     hidden = jnp.pad(hidden_rne, ((0, 0), (0, pad), (0, 0))).reshape(rows, tiles, per_tile, width)
     ids = jnp.pad(ids_rn, ((0, 0), (0, pad))).reshape(rows, tiles, per_tile)
-    logprobs = jax.lax.map(lambda tile: _tile(head, params, *tile), (hidden.swapaxes(0, 1), ids.swapaxes(0, 1)))
-    return logprobs.swapaxes(0, 1).reshape(rows, tiles * per_tile)[:, :count]
+    found = jax.lax.map(lambda tile: _tile(head, shape, params, *tile), (hidden.swapaxes(0, 1), ids.swapaxes(0, 1)))
+    return tuple(values.swapaxes(0, 1).reshape(rows, tiles * per_tile)[:, :count] for values in found)
 
 
 def sum_by_group(

@@ -40,6 +40,18 @@ class Encoded:
     source: Int32[np.ndarray, "source"] | None = None
 
 
+def side_by_side(first: Encoded, second: Encoded, groups: int) -> Encoded:
+    """One example of two, which do not see each other; the second's groups are counted on behind `groups` of the first's."""
+    behind = {
+        "segments": second.segments + first.segments.max(),
+        "target_at": second.target_at + len(first.ids),
+        "target_group": second.target_group + groups,
+    }
+    names = ("ids", "segments", "positions", "types", "branches", "target_at", "target_ids", "target_group")
+    parts = {name: np.concatenate([getattr(first, name), behind.get(name, getattr(second, name))]) for name in names}
+    return dataclasses.replace(first, **{name: int32(part) for name, part in parts.items()})
+
+
 def int32(values) -> Int32[np.ndarray, "length"]:
     return np.asarray(values, np.int32)
 

@@ -1,7 +1,7 @@
 """The leading part that every example of a causal template shares, computed once instead of in each example."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Int32
@@ -13,24 +13,39 @@ from jaxprompt.text.encoded import Encoded, int32
 def hoist_length(encoder: RowEncoder, examples: Sequence[Encoded]) -> int:
     """Returns how many leading ids can be computed once for all the examples.
 
-    Every example has exactly these ids in front, and everything it is scored at behind them. 0 for a masked model,
-    whose soft tokens see the example.
+    Every segment of every example has exactly these ids in front, and everything it is scored at behind them. 0 for a
+    masked model, whose soft tokens see the example.
     """
-    # The first token scored comes first in `target_at`, branches included: they start at the end of the trunk.
-    first = (example.target_at[0] if len(example.target_at) else example.pool_at for example in examples)
-    return encoder.shared_head(example.ids[: at + 1] for example, at in zip(examples, first, strict=True))
+    return encoder.shared_head(context for example in examples for context in _contexts(example))
+
+
+def _starts(example: Encoded) -> np.ndarray:
+    """Where its segments start, none of which sees another."""
+    return np.flatnonzero(np.diff(example.segments, prepend=0))
+
+
+def _contexts(example: Encoded) -> Iterator[Int32[np.ndarray, "context"]]:
+    """The ids of each segment up to the first that is scored."""
+    if not len(example.target_at):
+        yield example.ids[: example.pool_at + 1]
+        return
+    for start in _starts(example):
+        yield example.ids[start : example.target_at[example.target_at >= start].min() + 1]
 
 
 def drop_prefix(encoded: Encoded, length: int) -> Encoded:
-    """Returns an example without its first `length` ids; positions stay absolute."""
+    """Returns an example without the first `length` ids of each of its segments; positions stay absolute."""
     if length == 0:
         return encoded
+    keep = np.ones(len(encoded.ids), bool)
+    keep[(_starts(encoded)[:, None] + np.arange(length)).ravel()] = False
+    place = np.cumsum(keep) - 1
     whole = ("ids", "segments", "positions", "types", "branches")
     return dataclasses.replace(
         encoded,
-        **{name: getattr(encoded, name)[length:] for name in whole},
-        target_at=encoded.target_at - length,
-        pool_at=max(encoded.pool_at - length, 0),
+        **{name: getattr(encoded, name)[keep] for name in whole},
+        target_at=int32(place[encoded.target_at]),
+        pool_at=max(int(place[encoded.pool_at]), 0),
     )
 
 

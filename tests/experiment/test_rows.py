@@ -8,7 +8,7 @@ import pytest
 import jaxprompt
 from jaxprompt.config import load_config
 from jaxprompt.errors import InputError
-from jaxprompt.experiment.rows import training_rows
+from jaxprompt.experiment.rows import training_rows, validation_rows
 from jaxprompt.experiment.run_folder import dumped
 
 
@@ -104,3 +104,17 @@ def test_an_answer_that_is_none_is_refused_with_its_row(stories, rows, tmp_path,
         jaxprompt.train(tree, backbone=stories, reporter=quiet)
     assert f"data.train: {says}" in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_last_rows_held_out_for_validation():
+    rows = [{"text": str(i), "label": i % 2} for i in range(6)]
+    held = config(rows, holdout=2)
+    assert [row["text"] for row in training_rows(held)] == ["0", "1", "2", "3"]
+    assert [row["text"] for row in validation_rows(held)] == ["4", "5"]
+    few = config(rows, holdout=3, train_rows=1, validation_rows=2)
+    assert [row["text"] for row in training_rows(few)] == ["0"]
+    assert [row["text"] for row in validation_rows(few)] == ["3", "4"]
+    with pytest.raises(InputError, match=r"^data\.train: data\.holdout 6 leaves none of 6 rows to train on: lower it$"):
+        training_rows(config(rows, holdout=6))
+    with pytest.raises(InputError, match=r"^data\.holdout takes rows of data\.train"):
+        validation_rows(config(rows, holdout=2, validation=rows))

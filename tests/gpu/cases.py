@@ -106,7 +106,7 @@ def objective_of(case: Case, backbone: Backbone):
         return Generation("target")
     pool = "last" if backbone.causal else "mean"
     options = ClassifierOptions(labels=["a", "b"], pool=pool)
-    return Classifier.build(options, DataAccess("label", "target", lambda: None))
+    return Classifier.build(options, DataAccess("label", "target", lambda: None, len))
 
 
 def rows_of(rng, vocab: int, soft: bool, first: int) -> Inputs:

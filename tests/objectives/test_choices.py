@@ -4,10 +4,12 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import jaxprompt
 from jaxprompt.config import load_config
+from jaxprompt.data.packing import pack_separate
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import build
 from jaxprompt.experiment.data import TrainingData
@@ -37,10 +39,13 @@ def tree(run_dir, rows=ROWS, **objective):
     }
 
 
-@pytest.mark.parametrize("score", ["sum", "mean"])
-def test_each_choice_scores_as_if_it_were_alone(stories, tmp_path, score):
-    experiment = build(load_config(tree(tmp_path / "run", score=score)), stories)
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("score", ["sum", "mean", "pmi"])
+def test_each_choice_scores_as_if_it_were_alone(stories, tmp_path, score, share):
+    given = tree(tmp_path / "run", score=score)
+    experiment = build(load_config(given | {"data": given["data"] | {"share_prefix": share}}), stories)
     data = TrainingData.load(experiment)
+    assert bool(data.hoisted) == share
     trainable = experiment.init_trainable()
     conditioning = experiment.method.apply(trainable)
     step = make_eval_step(experiment.forward(data.hoisted))
@@ -50,21 +55,42 @@ def test_each_choice_scores_as_if_it_were_alone(stories, tmp_path, score):
     assert found.answers["label"].tolist() == RIGHT
     alone = jax.tree.map(np.asarray, conditioning)
     tokens = experiment.encoder.tokens
+
+    def logprob(ids, target):
+        logits = np.asarray(stories.logits(np.array([[*ids, *target]]), prompt=Prompt(alone, {}, {})))[0]
+        logprobs = np.asarray(jax.nn.log_softmax(logits))
+        return sum(logprobs[len(ids) - 1 + at, token] for at, token in enumerate(target))
+
     for number, row in enumerate(ROWS):
         texts = row["choices"]["text"] if isinstance(row["choices"], dict) else row["choices"]
         for place, text in enumerate(texts):
-            before = tokens.encode(row["text"])
-            ids = [*tokens.leading, *before]
             target = experiment.encoder.target_ids(text)
-            whole = np.array([[*ids, *target]])
-            logits = np.asarray(stories.logits(whole, prompt=Prompt(alone, {}, {})))[0]
-            shifted = logits - logits.max(-1, keepdims=True)
-            logprobs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-            want = sum(logprobs[len(ids) - 1 + at, token] for at, token in enumerate(target))
-            want = want / len(target) if score == "mean" else want
+            want = logprob([*tokens.leading, *tokens.encode(row["text"])], target)
+            if score == "mean":
+                want /= len(target)
+            if score == "pmi":
+                want -= logprob(tokens.leading, target)
             assert found.outputs["logits"][number, place] == pytest.approx(want, abs=1e-4)
         assert (found.outputs["logits"][number, len(texts) :] < -1e8).all()
     assert not found.not_finite
+
+
+def test_the_labels_share_is_smoothed_over_the_choices_that_a_row_has(stories, tmp_path):
+    losses = {}
+    for smoothing in (0.0, 0.3):
+        experiment = build(load_config(tree(tmp_path / "run", label_smoothing=smoothing)), stories)
+        step = make_eval_step(experiment.forward(()))
+        batch = pack_separate(experiment.encode(ROWS), num_words=experiment.objective.num_words)
+        scores = step(experiment.method.apply(experiment.init_trainable()), {}, batch)
+        losses[smoothing] = float(scores.loss)
+        logits = np.asarray(scores.outputs["logits"])[:, 0]
+    want = 0.0
+    for row, right in zip(logits, RIGHT, strict=True):
+        own = row[row > -1e8]
+        target = optax.smooth_labels(jax.nn.one_hot(right, len(own)), 0.3)
+        want += float(optax.softmax_cross_entropy(own, target))
+    assert losses[0.3] == pytest.approx(want, rel=1e-5)
+    assert losses[0.3] != pytest.approx(losses[0.0], rel=1e-2)
 
 
 def test_a_run_learns_scores_and_answers_with_texts(stories, tmp_path, quiet):

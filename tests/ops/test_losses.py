@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxprompt.ops.losses import gather_positions, sum_by_group, token_logprobs
+from jaxprompt.ops.losses import LossShape, gather_positions, sum_by_group, token_logprobs, token_losses
 
 ROWS, COUNT, WIDTH, VOCAB = 2, 11, 8, 50
 
@@ -38,6 +39,28 @@ def test_tiles_equal_the_plain_log_softmax_and_its_gradient(arrays, tile_bytes):
 
     for ours, theirs in zip(jax.value_and_grad(tiled)(hidden), jax.value_and_grad(plain)(hidden), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("tile_bytes", [2**20, 4 * VOCAB * ROWS * 4])
+@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.2, 0.0), (0.0, 0.01), (0.1, 0.02)])
+def test_shaped_losses_equal_those_of_smoothed_labels_and_a_squared_denominator(arrays, smoothing, z_loss, tile_bytes):
+    params, hidden, ids, weight = arrays
+
+    def plain(hidden):
+        logits = head(params, hidden)
+        targets = optax.smooth_labels(jax.nn.one_hot(ids, VOCAB), smoothing)
+        losses = optax.softmax_cross_entropy(logits, targets) + z_loss * jax.nn.logsumexp(logits, -1) ** 2
+        return (losses * weight).sum()
+
+    def tiled(hidden):
+        losses, logprobs = token_losses(head, params, hidden, ids, VOCAB, LossShape(smoothing, z_loss), tile_bytes)
+        # What is reported is no part of what is learned.
+        return (losses * weight).sum() + 0.0 * logprobs.sum()
+
+    for ours, theirs in zip(jax.value_and_grad(tiled)(hidden), jax.value_and_grad(plain)(hidden), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-6)
+    _, logprobs = token_losses(head, params, hidden, ids, VOCAB, LossShape(smoothing, z_loss), tile_bytes)
+    np.testing.assert_allclose(logprobs, token_logprobs(head, params, hidden, ids, VOCAB), rtol=1e-6)
 
 
 def test_no_buffer_of_targets_by_vocabulary(arrays):
