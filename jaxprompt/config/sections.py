@@ -84,6 +84,23 @@ OBJECTIVE = Choice("type", *(objective.Options for objective in OBJECTIVES.value
 OPTIMIZER = Choice("name", AdamWOptions, AdafactorOptions, SgdOptions)
 
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class AugmentConfig(Options):
+    columns: list[str] | None = Field(None, description="whose texts change; unset: all fields of the template")
+    delete: Share = Field(0.0, description="probability of each word to be left out")
+    swap: Share = Field(0.0, description="for this share of a text's words, two are swapped")
+    insert: Share = Field(0.0, description="for this share of a text's words, a punctuation mark is inserted")
+    mask: Share = Field(0.0, description="share of a text's words that is masked, in spans")
+    span: Annotated[float, Field(ge=1)] = Field(3.0, description="mean length of a masked span, words")
+    mask_text: str = Field("___", min_length=1, description="what stands for a masked span")
+    alternatives: dict[str, list[str]] = Field(
+        {}, description="column: columns with paraphrases or back-translations of it; an epoch takes one, or itself"
+    )
+    templates: list[str] = Field([], description="other templates, of which an epoch takes one, or the template itself")
+
+
 class DataConfig(Options):
     train: str | list[str] | list[dict[str, Any]] | None = Field(
         None,
@@ -117,6 +134,20 @@ class DataConfig(Options):
     per_label: Count | None = Field(None, description="few-shot: draw this many training rows of each label")
     shuffle: bool = Field(True, description="shuffle each epoch by the seed; false keeps the file's order")
     balance: bool = Field(True, description="shuffled batches of like numbers of tokens; false draws blindly")
+    weights: list[PositiveFloat] | None = Field(
+        None, description="shares of a batch of the files that data.train lists; unset: their rows are one set"
+    )
+    temperature: PositiveFloat | None = Field(
+        None,
+        description="in place of weights: rows of a file to the power of 1/this; 1 is in proportion, 10 nearly alike",
+    )
+    augment: AugmentConfig = AugmentConfig()
+    stream: bool = Field(
+        False, description="read training rows as they are needed, of .jsonl, .parquet and tfds: of any size"
+    )
+    workers: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0, description="processes that read and tokenise rows of a stream, or changed ones, ahead; 0: a thread"
+    )
     packing: bool = Field(True, description="pack examples into shared rows; false puts each in a row of its own")
     share_prefix: bool = Field(True, description="compute a causal constant prefix once per step; false per example")
 

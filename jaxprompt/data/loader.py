@@ -1,10 +1,16 @@
 """The batches of a data set."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+
+from jaxprompt.data.mixing import Mixture
 from jaxprompt.data.order import Order, Parts
 from jaxprompt.data.packing import RowPlan, pack
+from jaxprompt.errors import InputError
 from jaxprompt.text.encoded import Encoded
 from jaxprompt.types import Batch
 
@@ -21,9 +27,13 @@ class Loader:
     """
 
     examples: Sequence[Encoded]
-    order: Order | Parts
+    order: Order | Mixture | Parts
     plan: RowPlan
     num_words: int = 1
+
+    @property
+    def batch_size(self) -> int:
+        return self.order.batch_size
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """Packs the examples of the given numbers."""
@@ -31,13 +41,85 @@ class Loader:
 
     def train_batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Yields the batch of each step from `start_step` on, without end. Any step can be resumed at exactly."""
-        step = start_step
-        while True:
-            yield self.batch(self.order.batch(step))
-            step += 1
+        return map(self.__getitem__, itertools.count(start_step))
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of a step."""
+        return self.batch(self.order.batch(step))
 
     def eval_batches(self) -> Iterator[Batch]:
         """Yields every example once; the last batch may hold fewer, in the same shapes."""
         numbers, size = self.order.epoch(0), self.order.batch_size
         for start in range(0, len(numbers), size):
             yield self.batch(numbers[start : start + size])
+
+
+# Batches that are ready before they are asked for: one is at work, one on its way, and one may take longer than others.
+READY = 3
+
+
+@dataclass(frozen=True)
+class FreshLoader:
+    """Batches of examples that are encoded when they are drawn: rows that are not all held, or that change by epoch.
+
+    Attributes:
+      encode: gives the example of a number in an epoch, without its hoisted prefix; a pure function.
+      order: which of them make up each batch.
+      plan: the shapes of the rows; a batch of an example that is larger comes in larger ones.
+      num_words: `Objective.num_words`.
+      workers: processes that do so; 0: a thread of this one.
+    """
+
+    encode: Callable[[int, int], Encoded]
+    order: Order | Mixture | Parts
+    plan: RowPlan
+    num_words: int = 1
+    workers: int = 0
+
+    @property
+    def batch_size(self) -> int:
+        return self.order.batch_size
+
+    def __len__(self) -> int:
+        """Batches without end, as far as a step is counted."""
+        return 2**31 - 1
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of a step."""
+        drawn = list(zip(*map(np.ndarray.tolist, self.order.drawn(step)), strict=True))
+        examples = [self.encode(number, epoch) for number, epoch in drawn]
+        index = [number % 2**31 for number, _ in drawn]
+        return pack(examples, self.plan.holding(examples), num_words=self.num_words, index=index)
+
+    def train_batches(self, start_step: int = 0) -> Iterator[Batch]:
+        """Yields the batch of each step from `start_step` on, made ahead. Any step can be resumed at exactly."""
+        grain = _grain()
+        batches = grain.MapDataset.source(self)[start_step:]
+        batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=READY))
+        if self.workers:
+            _parse_no_flags()
+            options = grain.MultiprocessingOptions(num_workers=self.workers, per_worker_buffer_size=READY)
+            batches = batches.mp_prefetch(options)
+        iterator = iter(batches)
+        try:
+            yield from iterator
+        finally:
+            iterator.close()
+
+
+def _grain() -> Any:
+    try:
+        import grain
+    except ImportError:
+        raise InputError(
+            "data.stream and data.augment need grain (pip install 'jaxprompt[stream]', or set them to false)"
+        ) from None
+    return grain
+
+
+def _parse_no_flags() -> None:
+    """Lets grain read its flags, which have their defaults in a program that does not parse any."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

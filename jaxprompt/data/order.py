@@ -8,6 +8,9 @@ from jaxtyping import Int
 
 from jaxprompt.errors import InputError
 
+# Numbers of examples, and the epoch in which each is drawn.
+Drawn = tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]
+
 
 @dataclass(frozen=True, eq=False)
 class Order:
@@ -42,8 +45,19 @@ class Order:
 
     def batch(self, step: int) -> Int[np.ndarray, " batch_size"]:
         """Returns the numbers of the examples in a step's batch."""
-        epochs, within = np.divmod(np.arange(step * self.batch_size, (step + 1) * self.batch_size), self.count)
-        return np.concatenate([self.epoch(int(e))[within[epochs == e]] for e in np.unique(epochs)])
+        return self.drawn(step)[0]
+
+    def drawn(self, step: int) -> Drawn:
+        """Returns the numbers of the examples in a step's batch, and the epoch of each."""
+        return self.at(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
+
+    def at(self, places: Int[np.ndarray, " n"]) -> Drawn:
+        """Returns what is at places of the epochs laid end to end."""
+        epochs, within = np.divmod(places, self.count)
+        numbers = np.empty_like(places)
+        for epoch in np.unique(epochs):
+            numbers[epochs == epoch] = self.epoch(int(epoch))[within[epochs == epoch]]
+        return numbers, epochs
 
     # A batch spans two epochs at most, unless the data set is smaller than the batch.
     @functools.lru_cache(maxsize=4)  # noqa: B019 (holds four epochs, of which a run has two in use)
@@ -51,7 +65,7 @@ class Order:
         """Returns the numbers of all examples in the order of an epoch."""
         if not self.shuffle:
             return np.arange(self.count)
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, number])))
+        rng = generator(self.seed, number)
         if self.lengths is None:
             return rng.permutation(self.count)
         places = (number * self.count + np.arange(self.count)) % self.batch_size
@@ -80,8 +94,14 @@ class Parts:
 
     def batch(self, number: int) -> Int[np.ndarray, " batch_size"]:
         """Returns the numbers of the examples in a part; the parts of all steps are counted through."""
+        return self.drawn(number)[0]
+
+    def drawn(self, number: int) -> Drawn:
+        """As `Order.drawn`, of a part."""
         step, part = divmod(number, self.parts)
-        return self.order.batch(step)[part * self.batch_size : (part + 1) * self.batch_size]
+        here = slice(part * self.batch_size, (part + 1) * self.batch_size)
+        numbers, epochs = self.order.drawn(step)
+        return numbers[here], epochs[here]
 
     def epoch(self, number: int) -> Int[np.ndarray, " count"]:
         """As `Order.epoch`."""
@@ -96,3 +116,8 @@ def _spread(size: int) -> Int[np.ndarray, " size"]:
     bits = max(1, (size - 1).bit_length())
     mirrored = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(size)]
     return np.argsort(np.argsort(mirrored))
+
+
+def generator(*seeds: int) -> np.random.Generator:
+    """Numbers that depend on the seeds alone."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seeds)))

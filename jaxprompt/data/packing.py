@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
+from jaxprompt.data.mixing import Mixture
 from jaxprompt.data.order import Order, Parts
 from jaxprompt.errors import InputError
 from jaxprompt.text.encoded import Encoded, counting
@@ -54,6 +55,22 @@ class RowPlan:
             return self.source_length, self.targets, self.row_length
         return self.row_length, self.targets, 0
 
+    def holding(self, examples: Sequence[Encoded]) -> "RowPlan":
+        """Returns the plan, with longer rows where one of the examples is larger than it foresaw."""
+        (length, targets, decoder), (types, branches) = _sizes(examples).max(axis=0).tolist(), _extras(examples)
+        if self.source_length:
+            source, length = _doubled(self.source_length, length), decoder
+        else:
+            source = 0
+        return dataclasses.replace(
+            self,
+            row_length=_doubled(self.row_length, length),
+            targets=_doubled(self.targets, targets),
+            source_length=source,
+            types=self.types or types,
+            branches=self.branches or branches,
+        )
+
     def rows_for(self, needed: int) -> int:
         """Returns the row count of a batch that needs so many rows: a planned one, or the next quarter above them."""
         planned = next((rows for rows in self.rows if needed <= rows), None)
@@ -63,7 +80,7 @@ class RowPlan:
 
 def plan_rows(
     examples: Sequence[Encoded],
-    order: Order | Parts,
+    order: Order | Mixture | Parts,
     *,
     row_multiple: int = 1,
     max_length: int | None = None,
@@ -292,6 +309,13 @@ def _sizes(examples: Sequence[Encoded]) -> np.ndarray:
 
 def _extras(examples: Sequence[Encoded]) -> tuple[bool, bool]:
     return any(e.types.any() for e in examples), any(e.branches.any() for e in examples)
+
+
+def _doubled(size: int, least: int) -> int:
+    """`size`, twice, four times as much and so on: what is first no less than `least`."""
+    while size < least:
+        size = 2 * size or least
+    return size
 
 
 def _round_up(value, multiple: int):

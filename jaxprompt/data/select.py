@@ -1,9 +1,13 @@
 """Rows under other names, with what lies inside their values, and only those that are wanted."""
 
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
+import numpy as np
+
+from jaxprompt.data.sources.base import Row, Source
 from jaxprompt.errors import InputError, did_you_mean, listed
 from jaxprompt.text.labels import canonical
 from jaxprompt.text.values import as_text, plain, shown
@@ -13,10 +17,8 @@ _STEP = re.compile(r"\.?([^.\[\]]+)|\[([0-9]{1,9}|\*)\]")
 _BETWEEN = ("; ", " | ")
 
 
-def selected(
-    rows: Iterable[Mapping[str, Any]], rename: Mapping[str, str], where: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Returns the rows that `where` lets through, each with `rename`'s columns beside its own.
+class Selection:
+    """What a config's `data.rename` and `data.where` make of a row.
 
     Args:
       rename: new name -> path of a value: a column, `answers.text`, `answers.text[0]`; `input[*]` is all of a list as one
@@ -24,24 +26,80 @@ def selected(
       where: column -> the value, or values, that it must have, compared as labels are.
 
     Raises:
-      InputError: a path that leads nowhere, a column that is not there, or no row that is left.
+      InputError: a path that is none.
     """
+
+    def __init__(self, rename: Mapping[str, str], where: Mapping[str, Any]):
+        self.rename = {name: (path, _steps(path)) for name, path in rename.items()}
+        self.where = {
+            column: {canonical(value) for value in (values if isinstance(values, list | tuple) else [values])}
+            for column, values in where.items()
+        }
+
+    def row(self, row: Mapping[str, Any], number: int) -> dict[str, Any]:
+        """The row with the new columns beside its own. Raises InputError for a path that leads nowhere."""
+        new = {name: _at(row, path, steps, number) for name, (path, steps) in self.rename.items()}
+        return {**row, **new} if new else row
+
+    def takes(self, row: Mapping[str, Any], number: int) -> bool:
+        """Whether `where` lets a row through, as `row` gives it. Raises InputError for a column that is not there."""
+        return all(_of(row, column, number) in values for column, values in self.where.items())
+
+    def check_any(self, rows: Sized) -> None:
+        """Raises InputError where no row is left."""
+        if not len(rows):
+            said = ", ".join(f"{column} is {' or '.join(sorted(values))}" for column, values in self.where.items())
+            raise InputError(f"no row is left where {said} (change data.where)")
+
+
+def selected(
+    rows: Iterable[Mapping[str, Any]], rename: Mapping[str, str], where: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The rows that `where` lets through, each with `rename`'s columns; raises InputError as `Selection` does."""
     if not rename and not where:
         return list(rows)
-    wanted = {
-        column: {canonical(value) for value in (values if isinstance(values, list | tuple) else [values])}
-        for column, values in where.items()
-    }
-    steps = {name: _steps(path) for name, path in rename.items()}
-    found = []
-    for number, row in enumerate(rows, 1):
-        new = {**row, **{name: _at(row, rename[name], steps[name], number) for name in rename}}
-        if all(_of(new, column, number) in values for column, values in wanted.items()):
-            found.append(new)
-    if not found:
-        said = ", ".join(f"{column} is {' or '.join(sorted(values))}" for column, values in wanted.items())
-        raise InputError(f"no row is left where {said} (change data.where)")
+    selection = Selection(rename, where)
+    numbered = ((number, selection.row(row, number)) for number, row in enumerate(rows, 1))
+    found = [row for number, row in numbered if selection.takes(row, number)]
+    selection.check_any(found)
     return found
+
+
+class SelectedSource(Source):
+    """As `selected`, of a source that is read by number. With `where` it is read through once, to know which rows are left.
+
+    Args:
+      count: only so many rows, if there are more.
+    """
+
+    def __init__(self, source: Source, rename: Mapping[str, str], where: Mapping[str, Any], count: int | None = None):
+        self.name, self._source, self._selection = source.name, source, Selection(rename, where)
+        self._kept = np.arange(0)
+        if where:
+            rows = ((number, self._selection.row(source[number], number + 1)) for number in range(len(source)))
+            with source.naming():
+                kept = (number for number, row in rows if self._selection.takes(row, number + 1))
+                self._kept = np.fromiter(itertools.islice(kept, count), np.int64)
+                self._selection.check_any(self._kept)
+        self._count = len(self._kept) if where else min(len(source), count or len(source))
+        if source.blocks is not None:
+            starts = np.searchsorted(self._kept, source.blocks) if where else np.asarray(source.blocks)
+            self.blocks = tuple(np.unique(starts[starts < self._count]).tolist())
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> Row:
+        if not 0 <= number < self._count:
+            raise IndexError(number)
+        number = int(self._kept[number]) if len(self._kept) else number
+        row = self._source[number]
+        with self.naming():
+            return self._selection.row(row, number + 1)
+
+    @property
+    def fingerprint(self) -> str:
+        return self._source.fingerprint
 
 
 def _of(row: Mapping[str, Any], column: str, number: int) -> str | None:

@@ -24,19 +24,24 @@ from jaxprompt.text.chat import chat_template, parse_turns
 from jaxprompt.text.encode import RowEncoder
 from jaxprompt.text.encoded import Encoded
 from jaxprompt.text.labels import LabelSet, by_label
-from jaxprompt.text.templates import parse_template
+from jaxprompt.text.templates import Template, parse_template
 from jaxprompt.types import prefix_length
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything of a run but its data. Its backbone may still be loading, see `build`."""
+    """Everything of a run but its data. Its backbone may still be loading, see `build`.
+
+    Attributes:
+      variants: encoders by the other templates that training draws from.
+    """
 
     config: Config
     backbone: Backbone
     method: Method
     objective: Objective
     encoder: RowEncoder
+    variants: tuple[RowEncoder, ...] = ()
 
     def forward(self, hoisted: Sequence[int]) -> Forward:
         return Forward(self.backbone, self.objective, tuple(hoisted))
@@ -144,9 +149,23 @@ def build(
     if config.chat is not None:
         text = chat_template(turns_of(config), backbone.tokenizer, ends=objective.scores_eos)
     template = parse_template(text)
-    objective.check(template, backbone.causal, backbone.seq2seq)
     method = make_method(config.method, template.soft_length, backbone)
-    encoder = RowEncoder(
+    encoder, *variants = (
+        _encoder(config, objective, method, backbone, one) for one in (template, *_other_templates(config, template))
+    )
+    if objective.needs_weights:
+        backbone = backbone.loaded()
+    objective = objective.bound(backbone, encoder)
+    for variant in variants:
+        objective.check_variant(variant)
+    return Experiment(config, backbone, method, objective, encoder, tuple(variants))
+
+
+def _encoder(
+    config: Config, objective: Objective, method: Method, backbone: Backbone, template: Template
+) -> RowEncoder:
+    objective.check(template, backbone.causal, backbone.seq2seq)
+    return RowEncoder(
         template,
         backbone.tokenizer,
         vocab_size=backbone.vocab_size,
@@ -155,9 +174,21 @@ def build(
         scores_eos=objective.scores_eos,
         start_id=backbone.config.start_id if backbone.seq2seq else None,
     )
-    if objective.needs_weights:
-        backbone = backbone.loaded()
-    return Experiment(config, backbone, method, objective.bound(backbone, encoder), encoder)
+
+
+def _other_templates(config: Config, template: Template) -> list[Template]:
+    """Those of data.augment. Raises InputError for one with other soft tokens, or beside a chat."""
+    texts = config.data.augment.templates
+    if texts and config.chat is not None:
+        raise InputError("data.augment.templates are variants of a template, not of a chat: leave them out")
+    others = [parse_template(text) for text in texts]
+    for other in others:
+        if other.soft_length != template.soft_length:
+            raise InputError(
+                f"data.augment.templates has {other.text!r} with {other.soft_length} soft tokens, the template has "
+                f"{template.soft_length}: give it as many"
+            )
+    return others
 
 
 def turns_of(config: Config) -> list[dict[str, str]]:
@@ -192,9 +223,8 @@ def make_objective(config: Config, label_names: Sequence[str] | None = None) -> 
             return LabelSet(tuple(label_names), inferred=True)
         if config.data.train is None:
             raise InputError("objective.labels is not set and there is no data.train to find the labels in: set it")
-        rows = training_rows(config)
         with naming(config, "train"):
-            return found_labels(config, rows)
+            return found_labels(config)
 
     def counts(labels: LabelSet) -> list[int]:
         # A run that is used learns nothing more, and its training rows need not be there.

@@ -2,19 +2,25 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 
-from jaxprompt.data.loader import Loader
+from jaxprompt.config import Config
+from jaxprompt.data.large import LargeOrder
+from jaxprompt.data.loader import FreshLoader, Loader
+from jaxprompt.data.mixing import Mixture, temperature_weights
 from jaxprompt.data.order import Order, Parts
 from jaxprompt.data.packing import plan_rows, plan_separate, token_counts
+from jaxprompt.data.sources.base import JoinedSource
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import Experiment
-from jaxprompt.experiment.rows import naming, training_rows, validates, validation_rows
+from jaxprompt.experiment.fresh import Fresh, augment_of, fresh_of
+from jaxprompt.experiment.rows import naming, training_parts, training_sources, validates, validation_rows
 from jaxprompt.machine.sharding import row_shards
 from jaxprompt.metrics.classification import majority
 from jaxprompt.text.encoded import Encoded
@@ -26,6 +32,8 @@ from jaxprompt.text.templates import check_fields
 # only where it is clear.
 COMPILE_SECONDS = 10.0
 FLOPS_PER_SECOND = 3e14
+# Examples from which the shapes of batches are planned, where they are not all known.
+SAMPLE = 2000
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class TrainingData:
     """
 
     hoisted: tuple[int, ...]
-    train: Loader | None
+    train: Loader | FreshLoader | None
     validation: EvaluationData | None
     validation_rows: list[dict]
     accumulate: int
@@ -69,12 +77,14 @@ class TrainingData:
             raise InputError("data.train is not set: name a file, or set train.steps=0 to score without training")
         if config.data.train is None and not validates(config):
             raise InputError("neither data.train nor data.validation is set: name a file")
-        train = _encoded(experiment, "train", training_rows(config)) if config.data.train is not None else []
+        drawn = None if config.data.train is None else TrainingExamples.of(experiment)
+        train = [] if drawn is None else drawn.examples
         valid_rows = validation_rows(config) if validates(config) else []
         valid = encoded_validation(experiment, valid_rows) if valid_rows else []
         # Before the shared ids are taken off: they count too.
-        fingerprint = _fingerprint(experiment, train, valid)
-        hoisted, (train, valid) = hoist(experiment, [train, valid])
+        fingerprint = _fingerprint(experiment, train, valid, "" if drawn is None else drawn.fingerprint)
+        most = None if drawn is None or drawn.fresh is None else drawn.fresh.shared_ids()
+        hoisted, (train, valid) = hoist(experiment, [train, valid], most)
         most_frequent = None
         if experiment.objective.label_names and valid:
             known = (
@@ -83,16 +93,16 @@ class TrainingData:
             )
             most_frequent = majority(*known)
         loader = None
-        if train:
+        if drawn is not None:
             if config.train.batch_size % config.train.accumulate:
                 raise InputError(
                     f"train.batch_size {config.train.batch_size} does not divide into train.accumulate "
                     f"{config.train.accumulate} parts: change one"
                 )
             # A batch of all rows has the gradient of any larger one, which would only hold them again and again.
-            whole = -(-len(train) // config.train.accumulate) * config.train.accumulate
+            whole = -(-sum(drawn.sizes) // config.train.accumulate) * config.train.accumulate
             batch_size = min(config.train.batch_size, whole)
-            loader = make_loader(experiment, train, batch_size, config.train.accumulate)
+            loader = training_loader(experiment, drawn, train, batch_size, len(hoisted))
         return cls(
             hoisted=hoisted,
             train=loader,
@@ -111,7 +121,7 @@ class TrainingData:
     @property
     def batch_size(self) -> int:
         """Training examples in a step: `train.batch_size`, or all where there are not so many."""
-        return self.train.order.batch_size * self.accumulate
+        return self.train.batch_size * self.accumulate
 
     def train_batches(self, start_step: int) -> Iterator:
         """Batches from step `start_step` on, without end; lists of them under gradient accumulation."""
@@ -131,24 +141,113 @@ def _encoded(experiment: Experiment, name: str, rows: list[dict], required: bool
         return examples
 
 
-def hoist(experiment: Experiment, sets: Sequence[list[Encoded]]) -> tuple[tuple[int, ...], list[list[Encoded]]]:
-    """Takes the leading ids that all examples of all sets share off them, where the backbone can share them."""
+@dataclass(frozen=True)
+class TrainingExamples:
+    """The training rows of a run, encoded.
+
+    Attributes:
+      examples: all of them; of a stream, and where texts change by epoch, the first that are drawn, as they are drawn.
+      sizes: rows of each part that is drawn from by weight; of all, where there is one.
+      fresh: encodes them when they are drawn; None: they are all in `examples`.
+      blocks: as `Source.blocks`.
+      fingerprint: of the rows of a stream.
+    """
+
+    examples: list[Encoded]
+    sizes: tuple[int, ...]
+    fresh: Fresh | None = None
+    blocks: tuple[int, ...] | None = None
+    fingerprint: str = ""
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "TrainingExamples":
+        """Reads and encodes what a config asks for. Raises InputError, naming the file, for a row that cannot be used."""
+        config = experiment.config
+        if config.data.stream:
+            sources = training_sources(config)
+            source = sources[0] if len(sources) == 1 else JoinedSource("data.train", sources)
+            if len(sources) > 1 and source.blocks is not None:
+                raise InputError("data.weights are not for streams of Parquet files (write them as .jsonl)")
+            drawn = cls([], tuple(map(len, sources)), fresh_of(experiment, source.name, source), source.blocks)
+            return dataclasses.replace(
+                drawn, examples=drawn.first(config, SAMPLE), fingerprint=source.fingerprint
+            ).checked(experiment, source[0])
+        parts = training_parts(config)
+        rows, sizes = list(itertools.chain.from_iterable(parts)), tuple(map(len, parts))
+        # Each row is looked at before the first step, however it is changed later.
+        drawn = cls(_encoded(experiment, "train", rows), sizes)
+        if augment_of(config, experiment.encoder) is not None:
+            name = config.data.train if isinstance(config.data.train, str) else "data.train"
+            drawn = dataclasses.replace(drawn, fresh=fresh_of(experiment, name, rows))
+        return drawn
+
+    def checked(self, experiment: Experiment, row: Mapping) -> "TrainingExamples":
+        with naming(experiment.config, "train"):
+            check_fields(experiment.encoder.template, row)
+        return self
+
+    def order(self, config: Config, batch_size: int, lengths: np.ndarray | None = None) -> Order | Mixture:
+        """Which of them make up each batch."""
+        seed, shuffle = config.seed_of("data"), config.data.shuffle
+        if len(self.sizes) > 1:
+            weights = config.data.weights or temperature_weights(self.sizes, config.data.temperature)
+            kind = LargeOrder if config.data.stream else Order
+            # Of each part another seed, or files of one length would be shuffled alike.
+            seeds = np.random.SeedSequence(seed).generate_state(len(self.sizes)).tolist()
+            orders = (kind(size, batch_size, own, shuffle) for size, own in zip(self.sizes, seeds, strict=True))
+            return Mixture(tuple(orders), tuple(weights), batch_size)
+        if config.data.stream:
+            return LargeOrder(self.sizes[0], batch_size, seed, shuffle, blocks=self.blocks)
+        return Order(self.sizes[0], batch_size, seed, shuffle, lengths)
+
+    def first(self, config: Config, count: int) -> list[Encoded]:
+        """The first examples that are drawn."""
+        numbers, epochs = self.order(config, min(count, sum(self.sizes))).drawn(0)
+        return [self.fresh(number, epoch) for number, epoch in zip(numbers.tolist(), epochs.tolist(), strict=True)]
+
+
+def hoist(
+    experiment: Experiment, sets: Sequence[list[Encoded]], most: tuple[int, ...] | None = None
+) -> tuple[tuple[int, ...], list[list[Encoded]]]:
+    """Takes the leading ids that all examples of all sets share off them, where the backbone can share them.
+
+    Args:
+      most: ids of which no more are taken, where there are examples that are not among the sets.
+    """
     examples = [example for part in sets for example in part]
     if not (experiment.config.data.share_prefix and examples):
         return (), list(sets)
     length = hoist_length(experiment.encoder, examples)
     shared = tuple(int(i) for i in examples[0].ids[:length])
-    return shared, [[drop_prefix(example, length) for example in part] for part in sets]
+    if most is not None:
+        same = (at for at, ids in enumerate(zip(shared, most, strict=False)) if ids[0] != ids[1])
+        length = next(same, min(length, len(most)))
+    return shared[:length], [[drop_prefix(example, length) for example in part] for part in sets]
 
 
-def make_loader(experiment: Experiment, examples: list[Encoded], batch_size: int, parts: int = 1) -> Loader:
-    """Packed batches of `batch_size` examples, split into parts, in shapes planned from the examples."""
-    data, multiple = experiment.config.data, row_shards(experiment.backbone.mesh)
-    lengths = token_counts(examples) if data.balance else None
-    order = Order(len(examples), batch_size, experiment.config.seed_of("data"), data.shuffle, lengths)
-    if parts > 1:
-        order = Parts(order, parts)
-    if data.packing:
+def training_loader(
+    experiment: Experiment, drawn: TrainingExamples, examples: list[Encoded], batch_size: int, hoisted: int
+) -> Loader | FreshLoader:
+    """A run's training batches; `examples` are those of `drawn` without `hoisted` ids."""
+    config, parts = experiment.config, experiment.config.train.accumulate
+    if drawn.fresh is None:
+        lengths = token_counts(examples) if config.data.balance else None
+        return make_loader(experiment, examples, drawn.order(config, batch_size, lengths), parts)
+    fresh = dataclasses.replace(drawn.fresh, hoisted=hoisted)
+    drawn = dataclasses.replace(drawn, fresh=fresh)
+    # Planned from the first that are drawn, since no more is known.
+    examples = drawn.first(config, SAMPLE)
+    sample = Order(len(examples), min(batch_size, len(examples)), shuffle=False)
+    planned = make_loader(experiment, examples, sample, parts if sample.batch_size % parts == 0 else 1)
+    order = _in_parts(drawn.order(config, batch_size), parts)
+    return FreshLoader(fresh, order, planned.plan, experiment.objective.num_words, config.data.workers)
+
+
+def make_loader(experiment: Experiment, examples: list[Encoded], order: Order | Mixture, parts: int = 1) -> Loader:
+    """Packed batches, split into parts, in shapes planned from the examples."""
+    multiple = row_shards(experiment.backbone.mesh)
+    order = _in_parts(order, parts)
+    if experiment.config.data.packing:
         plan = plan_rows(
             examples,
             order,
@@ -159,6 +258,10 @@ def make_loader(experiment: Experiment, examples: list[Encoded], batch_size: int
     else:
         plan = plan_separate(examples, order.batch_size, row_multiple=multiple)
     return Loader(examples, order, plan, experiment.objective.num_words)
+
+
+def _in_parts(order: Order | Mixture, parts: int) -> Order | Mixture | Parts:
+    return Parts(order, parts) if parts > 1 else order
 
 
 def _another_shape(experiment: Experiment) -> float:
@@ -179,7 +282,10 @@ def evaluation_data(experiment: Experiment, examples: list[Encoded]) -> Evaluati
     """Batches of one shape, since an evaluation is too short to pay for compiling a second."""
     train = experiment.config.train
     batch_size = min(train.eval_batch_size or train.batch_size, len(examples))
-    loader = make_loader(experiment, examples, batch_size)
+    data = experiment.config.data
+    lengths = token_counts(examples) if data.balance else None
+    order = Order(len(examples), batch_size, experiment.config.seed_of("data"), data.shuffle, lengths)
+    loader = make_loader(experiment, examples, order)
     plan = dataclasses.replace(loader.plan, rows=loader.plan.rows[-1:])
     return EvaluationData(dataclasses.replace(loader, plan=plan), len(examples))
 
@@ -189,8 +295,8 @@ def encoded_validation(experiment: Experiment, rows: list[dict]) -> list[Encoded
     return _encoded(experiment, "validation", rows, required=False)
 
 
-def _fingerprint(experiment: Experiment, train: Sequence[Encoded], valid: Sequence[Encoded]) -> str:
-    """Covers the tokenizer, the template, the labels with their words, and every encoded row."""
+def _fingerprint(experiment: Experiment, train: Sequence[Encoded], valid: Sequence[Encoded], stream: str) -> str:
+    """Covers the tokenizer, the template, the labels with their words, and every encoded row; of a stream, its files."""
     objective = experiment.objective
     what = [
         experiment.encoder.tokens.fingerprint,
@@ -198,7 +304,7 @@ def _fingerprint(experiment: Experiment, train: Sequence[Encoded], valid: Sequen
         objective.label_names,
         objective.label_texts,
     ]
-    digest = hashlib.sha256(json.dumps(what).encode())
+    digest = hashlib.sha256(f"{json.dumps(what)}{stream}".encode())
     for part in (train, valid):
         digest.update(f"{len(part)} examples".encode())
         for example in part:

@@ -141,6 +141,13 @@ class Objective:
         """Returns the objective with what it needs of a backbone and its tokenizer."""
         return self
 
+    def check_variant(self, encoder: RowEncoder) -> None:
+        """Raises InputError where another template's examples are not to be scored as those of the first."""
+
+    def for_rows(self) -> "Objective":
+        """What encodes rows, without arrays on devices: it may be sent to other processes."""
+        return self
+
     @property
     def label_names(self) -> tuple[str, ...]:
         """The classes, in order; empty where there are none."""

@@ -47,6 +47,9 @@ class Similarity(Pooled, Classes):
         pooled = super().bound(backbone, encoder)
         return dataclasses.replace(pooled, label_vectors=embed_labels(backbone, self.words, pooled.how))
 
+    def for_rows(self) -> Objective:
+        return dataclasses.replace(self, label_vectors=None)
+
     def frozen(self) -> jax.Array:
         return self.label_vectors
 

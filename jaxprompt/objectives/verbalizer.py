@@ -42,6 +42,13 @@ class Verbalizer(Classes):
     def bound(self, backbone: Any, encoder: RowEncoder) -> Objective:
         return dataclasses.replace(self, word_ids=word_ids(self.words, encoder))
 
+    def check_variant(self, encoder: RowEncoder) -> None:
+        if word_ids(self.words, encoder) != self.word_ids:
+            raise InputError(
+                f"the label words have other tokens in template {shown(encoder.template.text)} than in the first (write the "
+                "same before and behind {target} or {mask})"
+            )
+
     @property
     def num_words(self) -> int:
         return len(self.word_ids)

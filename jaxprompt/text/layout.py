@@ -143,6 +143,15 @@ class Layout:
                 head += part
         return head
 
+    def fixed_head(self, tokens: TextTokenizer) -> list[int]:
+        """Returns ids that every example starts with, whatever its fields: the head up to the text that a field is in."""
+        fixed: list[int] = []
+        for part in self.parts:
+            if MASK in part if not isinstance(part, Text) else None in part.pieces:
+                break
+            fixed += part.encode(tokens, part.filled(iter(()))) if isinstance(part, Text) else part
+        return fixed
+
     def types(self, ids: Sequence[int]) -> list[int]:
         """Returns the token type of each id."""
         if self.type_after not in ids:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +162,7 @@ class _Run:
         rows, everywhere = row_sharding(backbone.mesh), replicated(backbone.mesh)
         # The first of each shape; parts of a batch are compiled for when they come.
         if left > 0 and self.data.accumulate == 1:
-            batches = list(islice(self.data.train_batches(start), min(left, LOOKED_AHEAD)))
+            batches = [self.data.train[start + step] for step in range(min(left, LOOKED_AHEAD))]
             shapes = {batch.inputs.ids.shape: shapes_on(rows, batch) for batch in batches}
             step.ahead.begin(background, [(frozen, shapes_on(everywhere, state), batch) for batch in shapes.values()])
             sizes = " and ".join("x".join(map(str, shape)) for shape in shapes)

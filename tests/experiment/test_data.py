@@ -10,6 +10,7 @@ import pytest
 
 import jaxprompt
 from jaxprompt.config import load_config
+from jaxprompt.data.order import Order
 from jaxprompt.data.sources import open_source
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import build
@@ -86,7 +87,7 @@ def test_an_accelerator_compiles_for_one_row_count_unless_the_run_is_long(storie
         mesh = SimpleNamespace(devices=np.array([chip]), shape={"data": 1, "fsdp": 1, "tensor": 1}, size=1)
         here = experiment(stories, long, train={"steps": steps, "batch_size": 6})
         here = dataclasses.replace(here, backbone=dataclasses.replace(stories, mesh=mesh))
-        return make_loader(here, here.encode(long), 6).plan.rows
+        return make_loader(here, here.encode(long), Order(len(long), 6)).plan.rows
 
     assert len(counts("cpu", 300)) == 2 == len(counts("gpu", 10**9))
     assert len(counts("gpu", 300)) == len(counts("tpu", 300)) == 1

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxprompt.data.sources.base import AS_NAMED, ListSource, Reading, Row, Source
+from jaxprompt.data.sources.base import AS_NAMED, JoinedSource, Reading, Row, Source
 from jaxprompt.data.sources.files import SUFFIXES, open_file, printable
 from jaxprompt.data.sources.memory import memory_reference, not_kept, open_rows
 from jaxprompt.data.sources.package import open_package
@@ -40,7 +40,7 @@ def open_source(reference: Reference, how: Reading = AS_NAMED) -> Source:
       InputError: it is missing, unreadable, empty or malformed; the message names it and, where there is one, the line.
     """
     if names_files(reference):
-        return _joined(", ".join(map(printable, reference)), [open_source(one, how) for one in reference])
+        return JoinedSource(", ".join(map(printable, reference)), [open_source(one, how) for one in reference])
     if not isinstance(reference, str | Path):
         return open_rows(reference, how)
     # One letter is a drive.
@@ -73,12 +73,7 @@ def _matching(pattern: Path, how: Reading) -> Source:
         raise InputError(f"{printable(pattern)}: is no pattern of files: {error} (correct it)") from None
     if not found:
         raise InputError(f"{printable(pattern)}: no file matches (files are {', '.join(SUFFIXES)})")
-    return _joined(printable(pattern), [open_file(path, how) for path in found])
-
-
-def _joined(name: str, sources: list[Source]) -> Source:
-    """The rows of several sources, one behind the other."""
-    return ListSource(name, [source[number] for source in sources for number in range(len(source))])
+    return JoinedSource(printable(pattern), [open_file(path, how) for path in found])
 
 
 def read_rows(reference: Reference, how: Reading = AS_NAMED) -> list[Row]:

@@ -1,11 +1,14 @@
 """What a source of rows is."""
 
+import bisect
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jaxprompt.errors import InputError
@@ -25,6 +28,7 @@ class Reading:
       pattern: a regular expression with named groups, which become the columns: a row is a line, whatever the suffix.
       dir: where tensorflow-datasets' prepared sets are; None: TFDS_DATA_DIR, or their usual folder.
       download: whether a set that is not there is fetched and prepared.
+      lazy: whether rows are read as they are asked for, where the kind of file allows it.
     """
 
     columns: Sequence[str] | None = None
@@ -33,6 +37,7 @@ class Reading:
     pattern: str | None = None
     dir: str | None = None
     download: bool = False
+    lazy: bool = False
 
 
 AS_NAMED = Reading()
@@ -44,9 +49,11 @@ class Source:
     Attributes:
       name: what errors call it.
       label_names: by column, the names of its classes in the order of their numbers; None where the source knows none.
+      blocks: the first rows of runs that are read together; None: any row is as near as any other.
     """
 
     name: str
+    blocks: tuple[int, ...] | None = None
     label_names: Mapping[str, tuple[str, ...]] | None = None
 
     def __len__(self) -> int:
@@ -93,6 +100,40 @@ class ListSource(Source):
         except (RecursionError, ValueError):
             raise InputError(f"{self.name}: a value nests too deeply, or holds itself (give flat rows)") from None
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class JoinedSource(Source):
+    """The rows of several sources, one behind the other."""
+
+    def __init__(self, name: str, sources: Sequence[Source]):
+        self.name, self.sources = name, tuple(sources)
+        sizes = [len(source) for source in self.sources]
+        self._starts = [0, *itertools.accumulate(sizes)]
+        if any(source.blocks is not None for source in self.sources):
+            parts = zip(self.sources, self._starts, strict=False)
+            self.blocks = tuple(start + first for source, start in parts for first in source.blocks or (0,))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, number: int) -> Row:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        place = bisect.bisect_right(self._starts, number) - 1
+        return self.sources[place][number - self._starts[place]]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(",".join(source.fingerprint for source in self.sources).encode()).hexdigest()[:12]
+
+
+def file_digest(paths: Sequence[Path], more: str = "") -> str:
+    """Twelve hex digits of what files hold."""
+    digest = hashlib.sha256(more.encode())
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
 
 
 def repeated(names: Sequence[str]) -> str:

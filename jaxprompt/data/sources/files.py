@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from jaxprompt.data.sources.base import AS_NAMED, ListSource, Reading, Row
+from jaxprompt.data.sources.base import AS_NAMED, ListSource, Reading, Row, Source
 from jaxprompt.data.sources.json_files import read_json, read_json_lines
+from jaxprompt.data.sources.json_index import open_json_lines
 from jaxprompt.data.sources.lines import read_lines, read_pattern
 from jaxprompt.data.sources.packed import UNPACKERS, unpacked
-from jaxprompt.data.sources.parquet import read_parquet
+from jaxprompt.data.sources.parquet import open_parquet, read_parquet
 from jaxprompt.data.sources.tables import read_csv, read_tsv
 from jaxprompt.errors import InputError, did_you_mean
 
@@ -20,6 +21,8 @@ TEXT: dict[str, Callable[[str, str], list[Row]]] = {".jsonl": read_json_lines, "
 TABLE: dict[str, Callable[[str, str, Reading], list[Row]]] = {".csv": read_csv, ".tsv": read_tsv}
 BINARY: dict[str, Callable[[BinaryIO, str], list[Row]]] = {".parquet": read_parquet}
 SUFFIXES = (*TEXT, *TABLE, *BINARY)
+# Read by number, where that is asked for.
+LAZY: dict[str, Callable[[Path, str, Reading], Source]] = {".jsonl": open_json_lines, ".parquet": open_parquet}
 
 # What a file that is no UTF-8 text may be: how it starts, its name, and the remedy.
 _KINDS = (
@@ -34,8 +37,8 @@ _KINDS = (
 )
 
 
-def open_file(reference: str | Path, how: Reading = AS_NAMED) -> ListSource:
-    """Reads a file whole; more as in `open_source`."""
+def open_file(reference: str | Path, how: Reading = AS_NAMED) -> Source:
+    """Reads a file whole, or by number if `how` asks for it and the file is of the kind; more as in `open_source`."""
     path, name = Path(reference), printable(reference)
     if not name:
         raise InputError("the name of a file of rows is empty (name a file)")
@@ -45,6 +48,12 @@ def open_file(reference: str | Path, how: Reading = AS_NAMED) -> ListSource:
         raise InputError(f"{name}: unknown kind of file {suffix!r}{did_you_mean(suffix, SUFFIXES)}")
     if how.columns is not None and (suffix not in TABLE or how.pattern is not None):
         raise InputError(f"{name}: columns name those of a .csv or .tsv file without a header (remove them)")
+    if how.lazy and inner == path and suffix in LAZY and how.pattern is None:
+        _opened(path, name).close()
+        source = LAZY[suffix](path, name, how)
+        if not len(source):
+            raise InputError(f"{name}: no rows (give at least one)")
+        return source
     if how.pattern is not None:
         rows = read_pattern(open_text(path, how), name, how.pattern)
     elif suffix in BINARY:

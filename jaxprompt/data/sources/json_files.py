@@ -21,7 +21,12 @@ def read_json_lines(text: str, name: str) -> list[Row]:
     """Reads one row per line; blank lines are left out."""
     # Not splitlines: a line separator U+2028 may stand inside a JSON string.
     lines = enumerate(text.split("\n"), start=1)
-    return [_row(_parsed(line, name, number), f"{name}:{number}") for number, line in lines if line.strip()]
+    return [json_line(line, name, number) for number, line in lines if line.strip()]
+
+
+def json_line(line: str, name: str, number: int) -> Row:
+    """Reads the row on one line."""
+    return _row(_parsed(line, name, number), f"{name}:{number}")
 
 
 def read_json(text: str, name: str) -> list[Row]:

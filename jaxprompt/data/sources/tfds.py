@@ -1,13 +1,14 @@
 """Sets that tensorflow-datasets has prepared as array_record files: read by number, without TensorFlow."""
 
 import contextlib
+import functools
 import os
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from jaxprompt.data.sources.base import ListSource, Reading, Row, Source
+from jaxprompt.data.sources.base import Reading, Row, Source, file_digest
 from jaxprompt.errors import InputError, did_you_mean, listed
 
 _REFERENCE = re.compile(r"tfds:(?P<name>.+?)(:(?P<split>[\w.-]+(\[.*\])?))?")
@@ -43,9 +44,9 @@ class PreparedSource(Source):
         except (ValueError, RuntimeError, OSError) as error:
             raise _damaged(self.name, error) from None
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        return ListSource(self.name, list(self)).fingerprint
+        return file_digest(sorted(path for path in self._folder.iterdir() if path.is_file()), self._split)
 
     def _opened(self) -> Any:
         if self._records is None:

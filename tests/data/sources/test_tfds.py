@@ -60,9 +60,7 @@ def test_a_prepared_set_is_read_by_number(prepared):
         source[3]
     assert source.label_names == {"label": ("bad", "good")}
     copy = pickle.loads(pickle.dumps(source))
-    assert (
-        list(copy) == list(source) and copy.fingerprint == source.fingerprint == open_source(list(source)).fingerprint
-    )
+    assert list(copy) == list(source) and copy.fingerprint == source.fingerprint
     assert read_rows(f"tfds:{prepared}/small_set/1.0.0:train[:2]") == [source[0], source[1]]
 
 
