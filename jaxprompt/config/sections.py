@@ -105,7 +105,7 @@ class DataConfig(Options):
     train: str | list[str] | list[dict[str, Any]] | None = Field(
         None,
         description="training rows: a .jsonl, .json, .csv, .tsv, .txt or .parquet file, also packed (.gz, .zst), a pattern such as "
-        "part-*.jsonl, package:module/file, parallel:train.{en,de}, tfds:name/config:split, a list of these, or dicts",
+        "part-*.jsonl, package:module/file, parallel:train.{en,de}, tfds:name/config:split, hf:name:split, a list of these, or dicts",
     )
     validation: str | list[str] | list[dict[str, Any]] | None = Field(None, description="validation rows, likewise")
     columns: list[str] | None = Field(None, description="column names of files without a header")

@@ -99,7 +99,7 @@ def found_labels(config: Config, rows: list[dict] | None = None) -> LabelSet:
     """
     data = config.data
     # Any other source would be read twice for nothing.
-    if isinstance(data.train, str) and data.train.startswith("tfds:"):
+    if isinstance(data.train, str) and data.train.startswith(("tfds:", "hf:")):
         names = open_source(data.train, _reading(config)).label_names or {}
         column = data.rename.get(data.label, data.label)
         if column in names:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jaxprompt.data.augment import CHANGES, Augment
 from jaxprompt.errors import InputError
 
-WORDS = "the quick brown fox jumps over the lazy dog and then it sleeps".split()
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "then", "it", "sleeps"]
 TEXT = " ".join(WORDS)
 CHINESE = "这家酒店的环境很好但是房间太小"
 

@@ -79,7 +79,7 @@ def test_a_mixture_has_of_each_part_its_share_and_every_example_as_often(parts, 
     # Any step by itself, and the epoch of each example.
     again = Mixture(mixture.orders, weights, batch_size)
     assert again.batch(33).tolist() == numbers[33 * batch_size : 34 * batch_size].tolist()
-    drawn, epochs = again.drawn(39)
+    _, epochs = again.drawn(39)
     assert all(epoch <= 40 * batch_size // min(sizes) for epoch in epochs)
     halves = Parts(Mixture(mixture.orders, weights, 2 * batch_size), 2)
     assert np.concatenate([halves.batch(6), halves.batch(7)]).tolist() == steps(mixture, 8)[6 * batch_size :].tolist()

@@ -136,10 +136,10 @@ def test_an_example_larger_than_the_sample_s_comes_in_longer_rows(stories, files
 
 def test_files_by_weight(stories, files):
     for stream in (False, True):
-        data, found = batches(stories, tree(files, ["a.jsonl", "b.jsonl"], weights=[1, 3], stream=stream), 10)
+        _, found = batches(stories, tree(files, ["a.jsonl", "b.jsonl"], weights=[1, 3], stream=stream), 10)
         drawn = np.array([numbers(batch) for batch in found])
         assert (drawn >= 30).sum() == 30 and ((drawn >= 30).sum(1) == 3).all()
-    data, found = batches(stories, tree(files, ["a.jsonl", "b.jsonl"], temperature=1e9), 10)
+    _, found = batches(stories, tree(files, ["a.jsonl", "b.jsonl"], temperature=1e9), 10)
     assert (np.array([numbers(batch) for batch in found]) >= 30).sum() == 20
 
 

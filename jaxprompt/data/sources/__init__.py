@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxprompt.data.sources.base import AS_NAMED, JoinedSource, Reading, Row, Source
 from jaxprompt.data.sources.files import SUFFIXES, open_file, printable
+from jaxprompt.data.sources.hub import open_hub
 from jaxprompt.data.sources.memory import memory_reference, not_kept, open_rows
 from jaxprompt.data.sources.package import open_package
 from jaxprompt.data.sources.parallel import open_parallel
@@ -18,6 +19,7 @@ __all__ = ["Reading", "Row", "Source", "memory_reference", "names_files", "open_
 
 Reference = str | Path | Sequence[str | Path] | Sequence[Mapping[str, Any]]
 SCHEMES: dict[str, Callable[[str, Reading], Source]] = {
+    "hf": open_hub,
     "package": open_package,
     "parallel": open_parallel,
     "tfds": open_tfds,
@@ -33,7 +35,7 @@ def open_source(reference: Reference, how: Reading = AS_NAMED) -> Source:
       reference: a .jsonl, .json, .csv, .tsv, .txt or .parquet file, packed as .gz or .zst or not; a pattern of such, as
         `part-*.jsonl`; a list of references, whose rows follow one another; `package:MODULE/PATH`, a file inside an installed
         package; `parallel:train.{en,de}`, a file per column; `tfds:NAME/CONFIG:SPLIT` or `tfds:FOLDER:SPLIT`, a set that
-        tensorflow-datasets has prepared as array_record files; or rows. JSON holds objects, strings, which become the column
+        tensorflow-datasets has prepared as array_record files; `hf:REPOSITORY:SPLIT`, a set of Hugging Face's; or rows. JSON holds objects, strings, which become the column
         "text", or SQuAD's articles.
 
     Raises:

@@ -101,9 +101,9 @@ def _prepared(name: str, how: Reading, reference: str) -> Path:
         raise InputError(
             f"{reference}: not prepared in {str(root)!r} (set data.dir to where it is, or data.download=true to fetch it)"
         )
-    library = _library(reference)
+    tfds = library(reference)
     try:
-        builder = library.builder(name, data_dir=str(root), file_format="array_record")
+        builder = tfds.builder(name, data_dir=str(root), file_format="array_record")
         # What it prints is no answer of a command's.
         with contextlib.redirect_stdout(sys.stderr):
             builder.download_and_prepare(file_format="array_record")
@@ -116,19 +116,20 @@ def _prepared(name: str, how: Reading, reference: str) -> Path:
 
 
 def _builder(folder: Path, name: str) -> Any:
-    library = _library(name)
+    tfds = library(name)
     try:
-        return library.builder_from_directory(str(folder))
+        return tfds.builder_from_directory(str(folder))
     except Exception as error:  # damaged files raise many kinds
         raise _damaged(name, error) from None
 
 
-def _library(name: str) -> Any:
+def library(name: str) -> Any:
+    """tensorflow-datasets. Raises InputError, with the name of what needs it, where it is not installed."""
     try:
         import array_record  # noqa: F401
         import tensorflow_datasets
     except ImportError:
-        raise InputError(f"{name}: reading it needs tensorflow-datasets (pip install 'jaxprompt[tfds]')") from None
+        raise InputError(f"{name}: this needs tensorflow-datasets (pip install 'jaxprompt[tfds]')") from None
     return tensorflow_datasets
 
 

@@ -102,4 +102,4 @@ def test_other_schemes_are_refused(tmp_path, monkeypatch, reference):
 
 def test_columns_name_those_of_a_file_in_a_package(tmp_path, monkeypatch):
     assert read_rows(package(tmp_path, monkeypatch), Reading(["a", "b"]))[0] == {"a": "text", "b": "label"}
-    assert set(SCHEMES) == {"package", "parallel", "tfds", "memory"}
+    assert set(SCHEMES) == {"hf", "package", "parallel", "tfds", "memory"}
