@@ -64,6 +64,7 @@ class Inputs(struct.PyTreeNode):
         tokens of a segment stand side by side, so that without branches positions advance as places in the row do.
       types: token types (BERT's sentence A and B); None means all 0.
       branches: alternatives that share a segment's trunk (branch 0) and do not see each other; None means all 0.
+      mix_ids, mix: ids whose embeddings are mixed into those of `ids`, and their share, 0 to 1; None: nothing is mixed.
     """
 
     ids: Int[Array, "rows seq"]
@@ -71,6 +72,8 @@ class Inputs(struct.PyTreeNode):
     segments: Int[Array, "rows seq"]
     types: Int[Array, "rows seq"] | None = None
     branches: Int[Array, "rows seq"] | None = None
+    mix_ids: Int[Array, "rows seq"] | None = None
+    mix: Float[Array, "rows seq"] | None = None
 
 
 class Batch(struct.PyTreeNode):

@@ -98,6 +98,10 @@ class AugmentConfig(Options):
     alternatives: dict[str, list[str]] = Field(
         {}, description="column: columns with paraphrases or back-translations of it; an epoch takes one, or itself"
     )
+    mixup: PositiveFloat | None = Field(
+        None,
+        description="mix embeddings and losses of two examples by shares from Beta(this, this); for a head or similarity",
+    )
     templates: list[str] = Field([], description="other templates, of which an epoch takes one, or the template itself")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxprompt.data.mixing import Mixture
+from jaxprompt.data.mixup import Mixup
 from jaxprompt.data.order import Order, Parts
 from jaxprompt.data.packing import RowPlan, pack
 from jaxprompt.errors import InputError
@@ -68,6 +69,7 @@ class FreshLoader:
       plan: the shapes of the rows; a batch of an example that is larger comes in larger ones.
       num_words: `Objective.num_words`.
       workers: processes that do so; 0: a thread of this one.
+      mixup: what is done to the examples of a step's batch.
     """
 
     encode: Callable[[int, int], Encoded]
@@ -75,6 +77,7 @@ class FreshLoader:
     plan: RowPlan
     num_words: int = 1
     workers: int = 0
+    mixup: Mixup | None = None
 
     @property
     def batch_size(self) -> int:
@@ -88,6 +91,8 @@ class FreshLoader:
         """The batch of a step."""
         drawn = list(zip(*map(np.ndarray.tolist, self.order.drawn(step)), strict=True))
         examples = [self.encode(number, epoch) for number, epoch in drawn]
+        if self.mixup is not None:
+            examples = self.mixup(examples, step)
         index = [number % 2**31 for number, _ in drawn]
         return pack(examples, self.plan.holding(examples), num_words=self.num_words, index=index)
 

@@ -211,6 +211,8 @@ def pack(
     ids, positions, segments, types, branches = np.zeros((5, rows, plan.row_length), np.int32)
     target_at, target_ids, target_group = np.zeros((3, rows, plan.targets), np.int32)
     target_weight = np.zeros((rows, plan.targets), np.float32)
+    mixes = any(example.mix_ids is not None for example in examples)
+    mix_ids, mix = ids.copy(), np.zeros(ids.shape, np.float32)
     pool_at = np.zeros((rows, plan.slots), np.int32)
     numbers = np.full((rows, plan.slots), -1, np.int32)
     answers = _empty_answers(examples, numbers.shape)
@@ -235,6 +237,8 @@ def pack(
                 types[r, here] = example.types
             if plan.branches:
                 branches[r, here] = example.branches
+            if mixes:
+                mix_ids[r, here], mix[r, here] = example.mix_ids, example.mix
             there = slice(scored, scored + len(example.target_ids))
             target_at[r, there] = example.target_at + start
             target_ids[r, there] = example.target_ids
@@ -257,6 +261,8 @@ def pack(
         segments=segments,
         types=types if plan.types else None,
         branches=branches if plan.branches else None,
+        mix_ids=mix_ids if mixes else None,
+        mix=mix if mixes else None,
     )
     return Batch(
         inputs=inputs,

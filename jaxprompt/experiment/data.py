@@ -19,7 +19,7 @@ from jaxprompt.data.packing import plan_rows, plan_separate, token_counts
 from jaxprompt.data.sources.base import JoinedSource
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import Experiment
-from jaxprompt.experiment.fresh import Fresh, augment_of, fresh_of
+from jaxprompt.experiment.fresh import Fresh, augment_of, fresh_of, mixup_of
 from jaxprompt.experiment.rows import naming, training_parts, training_sources, validates, validation_rows
 from jaxprompt.machine.sharding import row_shards
 from jaxprompt.metrics.classification import majority
@@ -32,6 +32,8 @@ from jaxprompt.text.templates import check_fields
 # only where it is clear.
 COMPILE_SECONDS = 10.0
 FLOPS_PER_SECOND = 3e14
+# What tells examples apart. Nothing is mixed into those that are encoded once.
+_IDENTITY = tuple(field.name for field in dataclasses.fields(Encoded) if field.name not in ("mix_ids", "mix"))
 # Examples from which the shapes of batches are planned, where they are not all known.
 SAMPLE = 2000
 
@@ -240,7 +242,9 @@ def training_loader(
     sample = Order(len(examples), min(batch_size, len(examples)), shuffle=False)
     planned = make_loader(experiment, examples, sample, parts if sample.batch_size % parts == 0 else 1)
     order = _in_parts(drawn.order(config, batch_size), parts)
-    return FreshLoader(fresh, order, planned.plan, experiment.objective.num_words, config.data.workers)
+    return FreshLoader(
+        fresh, order, planned.plan, experiment.objective.num_words, config.data.workers, mixup_of(experiment)
+    )
 
 
 def make_loader(experiment: Experiment, examples: list[Encoded], order: Order | Mixture, parts: int = 1) -> Loader:
@@ -308,8 +312,8 @@ def _fingerprint(experiment: Experiment, train: Sequence[Encoded], valid: Sequen
     for part in (train, valid):
         digest.update(f"{len(part)} examples".encode())
         for example in part:
-            for field in dataclasses.fields(Encoded):
-                value = getattr(example, field.name)
+            for name in _IDENTITY:
+                value = getattr(example, name)
                 digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
                 digest.update(b"|")
     return digest.hexdigest()[:16]

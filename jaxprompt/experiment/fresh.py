@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxprompt.config import Config
 from jaxprompt.data.augment import CHANGES, Augment
+from jaxprompt.data.mixup import Mixup
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import Experiment
 from jaxprompt.objectives import Objective
@@ -61,7 +62,7 @@ def augment_of(config: Config, encoder: RowEncoder) -> Augment | None:
     """What the config changes; None: nothing. Raises InputError where it would change labels or targets."""
     options = config.data.augment
     changes = {name: getattr(options, name) for name in CHANGES}
-    if not (any(changes.values()) or options.alternatives or options.templates):
+    if not (any(changes.values()) or options.alternatives or options.templates or options.mixup):
         return None
     fields = tuple(dict.fromkeys(encoder.template.fields))
     columns = tuple(options.columns) if options.columns is not None else fields
@@ -81,3 +82,17 @@ def fresh_of(experiment: Experiment, name: str, rows: Sequence[Mapping[str, Any]
     augment = augment_of(experiment.config, experiment.encoder)
     encoders = (experiment.encoder, *experiment.variants)
     return Fresh(name, rows, experiment.objective.for_rows(), encoders, augment)
+
+
+def mixup_of(experiment: Experiment) -> Mixup | None:
+    """How the config mixes examples; None: not. Raises InputError where the objective has no losses to mix."""
+    alpha = experiment.config.data.augment.mixup
+    if alpha is None:
+        return None
+    if not experiment.objective.mixes:
+        raise InputError(
+            f"data.augment.mixup mixes whole texts, not what {experiment.objective.name} scores in them: use a classifier or "
+            "similarity, or leave it out"
+        )
+    special = tuple(experiment.backbone.tokenizer.all_special_ids)
+    return Mixup(alpha, experiment.encoder.vocab_size, special, experiment.config.seed_of("data"))

@@ -18,7 +18,7 @@ from jaxprompt.errors import InputError
 from jaxprompt.machine.sharding import constrain_rows, row_shards
 from jaxprompt.models.block import Block, BlockConfig, LayerInputs, make_norm
 from jaxprompt.models.cache import Cache
-from jaxprompt.models.layers import Linear, Table, embed_ids, linear
+from jaxprompt.models.layers import Linear, Table, embed_ids, embed_inputs, linear
 from jaxprompt.models.precision import as_asked, exact
 from jaxprompt.models.rotary import Rotary
 from jaxprompt.models.stack import is_last, run_layers
@@ -141,7 +141,9 @@ class Decoder(nn.Module):
         ahead, rows = _sequence(prompt, start), inputs.ids.shape[0]
         padding = joined_padding(ahead.ids.size + inputs.ids.size)
         joined = [Joined(view, ahead.ids.size, rows, padding) for view in self._views(ahead, start)]
-        both = jax.tree.map(joined[0].join, ahead, Inputs(inputs.ids, inputs.positions, inputs.segments))
+        if inputs.mix_ids is not None:
+            ahead = ahead.replace(mix_ids=ahead.ids, mix=jnp.zeros(ahead.ids.shape))
+        both = jax.tree.map(joined[0].join, ahead, inputs.replace(types=None, branches=None))
         layers = self._layers(self._views(inputs, start + ahead.ids.size), both, at)
         layers = [given.replace(joined=of_layer) for given, of_layer in zip(layers, joined, strict=True)]
         return self._finish(self._run(self._enter(both, soft), layers, prefix)[0])
@@ -193,7 +195,7 @@ class Decoder(nn.Module):
     def _enter(self, inputs, soft):
         """What the first layer is given."""
         cfg = self.config
-        x_rse = self.embed(inputs.ids, soft)
+        x_rse = embed_inputs(self.embed, inputs, soft)
         if cfg.input_scale != 1.0:
             x_rse = x_rse * jnp.asarray(cfg.input_scale, x_rse.dtype)
         if cfg.soft_size != cfg.hidden_size:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from jaxprompt.errors import InputError
 from jaxprompt.machine.sharding import constrain_rows
 from jaxprompt.models.block import Block, BlockConfig, LayerInputs, make_norm
-from jaxprompt.models.layers import ACTIVATIONS, Linear, Table, embed_ids, linear
+from jaxprompt.models.layers import ACTIVATIONS, Linear, Table, embed_ids, embed_inputs, linear
 from jaxprompt.models.precision import as_asked, exact
 from jaxprompt.models.stack import is_last, run_layers
 from jaxprompt.ops.attention import View, visibility
@@ -161,7 +161,7 @@ class Encoder(nn.Module):
     @jax.named_scope("embed")
     def _enter(self, inputs, soft):
         """What the first layer is given."""
-        x_rse = self.embed(inputs.ids, soft) + self.position(inputs.positions)
+        x_rse = embed_inputs(self.embed, inputs, soft) + self.position(inputs.positions)
         if self.config.num_types:
             x_rse = x_rse + self.type(jnp.zeros_like(inputs.ids) if inputs.types is None else inputs.types)
         x_rse = self.embed_norm(x_rse)

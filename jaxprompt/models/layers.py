@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxprompt.models.quantized import Quantized
 from jaxprompt.ops.products import wide_einsum
+from jaxprompt.types import Inputs
 
 
 def _tanh_gelu(x: jax.Array) -> jax.Array:
@@ -79,6 +80,16 @@ def embed_ids(
     # Narrowed behind the lookup, so that the gradients of a row's many copies are added in the prompt's float32.
     prompts = jnp.take(soft, jnp.where(is_soft, ids - vocab, 0), axis=0, mode="fill").astype(table.dtype)
     return jnp.where(is_soft[..., None], prompts, words)
+
+
+def embed_inputs(
+    embed: Callable, inputs: Inputs, soft: Float[Array, "prompt embed"] | None
+) -> Float[Array, "rows seq embed"]:
+    """The embeddings of rows by `embed(ids, soft)`, others mixed into them where the inputs say so."""
+    x_rse = embed(inputs.ids, soft)
+    if inputs.mix_ids is None:
+        return x_rse
+    return x_rse + inputs.mix[..., None].astype(x_rse.dtype) * (embed(inputs.mix_ids, soft) - x_rse)
 
 
 class Linear(nn.Module):

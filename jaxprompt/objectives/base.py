@@ -97,6 +97,7 @@ class Objective:
       text_metrics: likewise, of what is written.
       scores_eos: whether the end of sequence is scored behind the target without being asked for.
       writes: whether it is answered by writing text.
+      mixes: whether training may mix the inputs and the losses of two examples.
       needs_weights: whether `bound` computes with the backbone: it then waits for the weights to be read.
     """
 
@@ -108,6 +109,7 @@ class Objective:
     text_metrics: ClassVar[tuple[TextMetric, ...]] = ()
     scores_eos: ClassVar[bool] = False
     writes: ClassVar[bool] = False
+    mixes: ClassVar[bool] = False
     needs_weights: ClassVar[bool] = False
 
     # --- before a model is loaded

@@ -15,6 +15,7 @@ from jaxprompt.metrics import ACCURACY, CALIBRATION_ERROR, CROSS_ENTROPY, F1, MA
 from jaxprompt.metrics.classification import probabilities
 from jaxprompt.objectives.base import DataAccess, LossOptions, Objective
 from jaxprompt.ops.losses import PLAIN, LossShape
+from jaxprompt.text.encoded import MIX_LABEL, MIX_SHARE
 from jaxprompt.text.labels import LabelSet
 from jaxprompt.text.values import as_text, column_value
 from jaxprompt.types import Batch, Scores
@@ -137,10 +138,21 @@ def class_scores(
     Args:
       there: which classes each example has; None: all.
     """
-    labels = batch.answers["label"]
-    weight = ((labels >= 0) & (batch.index >= 0)).astype(jnp.float32)
-    if weights is not None:
-        weight = weight * jnp.asarray(weights, jnp.float32)[jnp.maximum(labels, 0)]
-    chosen = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
-    losses = shape.losses(chosen, jax.nn.logsumexp(logits, axis=-1), jnp.mean(logits, axis=-1, where=there))
-    return Scores(loss=(losses * weight).sum(), count=weight.sum(), outputs={"logits": logits})
+    total, mean = jax.nn.logsumexp(logits, axis=-1), jnp.mean(logits, axis=-1, where=there)
+
+    def weighted(labels, share):
+        """The losses of all examples by these labels, and what they count."""
+        weight = share * ((labels >= 0) & (batch.index >= 0))
+        if weights is not None:
+            weight = weight * jnp.asarray(weights, jnp.float32)[jnp.maximum(labels, 0)]
+        chosen = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
+        return (shape.losses(chosen, total, mean) * weight).sum(), weight.sum().astype(jnp.float32)
+
+    if MIX_SHARE not in batch.answers:
+        loss, count = weighted(batch.answers["label"], 1.0)
+    else:
+        # mixup (Zhang et al. 2018): the loss is mixed as the inputs are. Empty slots have no share.
+        share = jnp.nan_to_num(batch.answers[MIX_SHARE])
+        parts = weighted(batch.answers["label"], 1.0 - share), weighted(batch.answers[MIX_LABEL], share)
+        loss, count = jax.tree.map(jnp.add, *parts)
+    return Scores(loss=loss, count=count, outputs={"logits": logits})

@@ -20,6 +20,7 @@ class Classifier(Pooled, Classes):
     """Learns `{"head": {"weight": [classes, embed], "bias": [classes]}}`."""
 
     name: ClassVar[str] = "classifier"
+    mixes: ClassVar[bool] = True
     Options: ClassVar = ClassifierOptions
 
     @classmethod

@@ -34,6 +34,7 @@ class Similarity(Pooled, Classes):
     """
 
     name: ClassVar[str] = "similarity"
+    mixes: ClassVar[bool] = True
     Options: ClassVar = SimilarityOptions
     needs_weights: ClassVar[bool] = True
     temperature: float = 0.05

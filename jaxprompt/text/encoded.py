@@ -4,7 +4,10 @@ import dataclasses
 import functools
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float32, Int32
+
+# Answers of an example into which another is mixed: the other's label, and its share.
+MIX_LABEL, MIX_SHARE = "mix_label", "mix_share"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Encoded:
       answers: what the objective compares with, as in `Batch.answers`.
       pool_at: the index of the pooled token; 0 where nothing is pooled.
       truncated: whether field text was cut to fit.
+      mix_ids, mix: as in `Inputs`; None: nothing is mixed.
       source: the encoder's ids, of an encoder-decoder, whose decoder all of the above is about; else None.
     """
 
@@ -37,6 +41,8 @@ class Encoded:
     answers: dict[str, float | int] = dataclasses.field(default_factory=dict)
     pool_at: int = 0
     truncated: bool = False
+    mix_ids: Int32[np.ndarray, "length"] | None = None
+    mix: Float32[np.ndarray, "length"] | None = None
     source: Int32[np.ndarray, "source"] | None = None
 
 
