@@ -152,7 +152,9 @@ def main() -> None:
     def part(name: str, workers: int = 0) -> dict:
         command = [sys.executable, __file__, "--part", name, "--workers", str(workers), "--gigabytes"]
         command += [str(args.gigabytes), "--work-dir", str(args.work_dir), "--batches", str(args.batches)]
-        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+        found = json.loads(
+            subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+        )
         print(json.dumps(found), flush=True)
         return found
 

@@ -2,15 +2,30 @@
 
 from typing import Any
 
-from jaxprompt.methods.base import Method, Start, fold
+from jaxprompt.methods.base import FROZEN, Method, Start, fold
+from jaxprompt.methods.listing import listing
 from jaxprompt.methods.low_rank import LowRankPrompt
 from jaxprompt.methods.none import NoPrompt
+from jaxprompt.methods.p_tuning import PTuning
 from jaxprompt.methods.prefix import PrefixTuning
+from jaxprompt.methods.projected_prefix import ProjectedPrefix
+from jaxprompt.methods.residual import ResidualPrompt
 from jaxprompt.methods.soft import SoftPrompt
+from jaxprompt.methods.superposition import Superposition
 from jaxprompt.options import Options
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (SoftPrompt, PrefixTuning, LowRankPrompt, NoPrompt)
+    method.name: method
+    for method in (
+        SoftPrompt,
+        PrefixTuning,
+        LowRankPrompt,
+        PTuning,
+        ResidualPrompt,
+        Superposition,
+        ProjectedPrefix,
+        NoPrompt,
+    )
 }
 
 
@@ -19,4 +34,4 @@ def make_method(options: Options, soft_length: int, backbone: Any) -> Method:
     return METHODS[options.name].build(options, soft_length, backbone)
 
 
-__all__ = ["METHODS", "Method", "Start", "fold", "make_method"]
+__all__ = ["FROZEN", "METHODS", "Method", "Start", "fold", "listing", "make_method"]

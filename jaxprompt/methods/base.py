@@ -8,6 +8,9 @@ import jax
 from jaxprompt.options import Options
 from jaxprompt.types import Conditioning
 
+# The group of what a method has and does not learn: no optimizer changes it, and it is checkpointed with the rest.
+FROZEN = "frozen"
+
 
 @dataclass(frozen=True)
 class Start:
@@ -29,12 +32,14 @@ class Method(Protocol):
       name: what a config calls it.
       Options: its config keys beside `name`.
       fills_slots: whether it fills the template's soft slots; then there must be some, else there may be none.
+      learns: what is learned, in a few words.
       positions: how many positions of the backbone it takes from the text.
     """
 
     name: ClassVar[str]
     Options: ClassVar[type[Options]]
     fills_slots: ClassVar[bool]
+    learns: ClassVar[str]
     positions: int
 
     @classmethod

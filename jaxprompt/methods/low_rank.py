@@ -31,6 +31,7 @@ class LowRankPrompt:
     name: ClassVar[str] = "low_rank"
     Options: ClassVar = LowRankOptions
     fills_slots: ClassVar[bool] = True
+    learns: ClassVar[str] = "two thin matrices (folded into rows when saved)"
     length: int
     rank: int
     start_from: Init

@@ -22,6 +22,7 @@ class NoPrompt:
     name: ClassVar[str] = "none"
     Options: ClassVar = NoOptions
     fills_slots: ClassVar[bool] = False
+    learns: ClassVar[str] = "nothing"
     positions: int = 0
 
     @classmethod

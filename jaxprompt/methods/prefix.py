@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import jax
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from jaxprompt import options
 from jaxprompt.errors import InputError
 from jaxprompt.methods.base import Start
+from jaxprompt.methods.frozen import check_frozen, split_frozen, with_frozen
 from jaxprompt.methods.starts import Init, prefix_arrays
 from jaxprompt.types import Conditioning, Prefix
 
@@ -16,6 +17,9 @@ from jaxprompt.types import Conditioning, Prefix
 class PrefixOptions(options.Options):
     name: Literal["prefix"] = Field("prefix", description="keys and values of every layer")
     length: PositiveInt = Field(16, description="keys per layer")
+    frozen: NonNegativeInt = Field(
+        0, description="the first so many keys stay as they start: 1 keeps an attention sink"
+    )
     init: Init = Field(Init(), description="where the prompt starts")
 
 
@@ -31,38 +35,52 @@ class PrefixTuning:
       length: number of keys per layer.
       positions: where the text starts: `length`, or 0 in an encoder.
       start_from: where keys and values start.
+      frozen: how many of the first stay there.
     """
 
     name: ClassVar[str] = "prefix"
     Options: ClassVar = PrefixOptions
     fills_slots: ClassVar[bool] = False
+    learns: ClassVar[str] = "keys and values of every layer"
     length: int
     positions: int
     start_from: Init
+    frozen: int = 0
 
     @classmethod
     def build(cls, options: PrefixOptions, soft_length: int, backbone) -> "PrefixTuning":
-        if options.length >= backbone.max_positions:
-            raise InputError(
-                f"method.length {options.length} leaves no room in the {backbone.max_positions} positions of "
-                f"{backbone.ref!r}: lower it"
-            )
-        decodes = backbone.causal or backbone.seq2seq
-        return cls(options.length, options.length if decodes else 0, options.init)
+        check_frozen(options.frozen, options.length, "keys (method.length)")
+        return cls(options.length, prefix_positions(options.length, backbone), options.init, options.frozen)
 
     def init(self, key: jax.Array, start: Start) -> dict[str, dict]:
-        sides = {"": start.backbone.prefix_shape}
-        if start.backbone.seq2seq:
-            sides["source_"] = start.backbone.source_prefix_shape
-        learned = {}
-        for number, (side, (layers, heads, dim)) in enumerate(sides.items()):
+        found = {}
+        for number, (side, (layers, heads, dim)) in enumerate(prefix_sides(start.backbone).items()):
             here = jax.random.fold_in(key, number) if number else key
-            learned |= prefix_arrays(self.start_from, here, side, (layers, self.length, heads, dim), start)
-        return {"prompt": learned}
+            found |= prefix_arrays(self.start_from, here, side, (layers, self.length, heads, dim), start)
+        return split_frozen(found, self.frozen, axis=1)
 
     def apply(self, trainable: dict[str, dict]) -> Conditioning:
-        learned = trainable["prompt"]
-        source = None
-        if "source_keys" in learned:
-            source = Prefix(learned["source_keys"], learned["source_values"], length=0)
-        return Conditioning(prefix=Prefix(learned["keys"], learned["values"], self.positions), source_prefix=source)
+        return prefix_conditioning(with_frozen(trainable, axis=1), self.positions)
+
+
+def prefix_positions(length: int, backbone) -> int:
+    """Positions that a prefix takes from the text. Raises InputError where it leaves none."""
+    if length >= backbone.max_positions:
+        raise InputError(
+            f"method.length {length} leaves no room in the {backbone.max_positions} positions of {backbone.ref!r}: lower it"
+        )
+    return length if backbone.causal or backbone.seq2seq else 0
+
+
+def prefix_sides(backbone) -> dict[str, tuple[int, int, int]]:
+    """Layers, heads and head size of a prefix, by what its names begin with: "", and "source_" of an encoder-decoder."""
+    source = {"source_": backbone.source_prefix_shape} if backbone.seq2seq else {}
+    return {"": backbone.prefix_shape, **source}
+
+
+def prefix_conditioning(arrays: dict[str, jax.Array], positions: int) -> Conditioning:
+    """A prefix of `keys` and `values`, and the encoder's of `source_keys` and `source_values` if they are there."""
+    source = None
+    if "source_keys" in arrays:
+        source = Prefix(arrays["source_keys"], arrays["source_values"], length=0)
+    return Conditioning(prefix=Prefix(arrays["keys"], arrays["values"], positions), source_prefix=source)

@@ -157,6 +157,11 @@ def vocab(key: jax.Array, length: int, table, tokenizer, top_k: int) -> Float[Ar
     return table[chosen].astype(jnp.float32)
 
 
+def sampled_words(key: jax.Array, count: int, start: Start, top_k: int) -> Float[Array, "words embed"]:
+    """As `vocab`, of a backbone."""
+    return vocab(key, count, start.backbone.word_embedding(start.backbone.params), start.backbone.tokenizer, top_k)
+
+
 def text(length: int, table, tokenizer, words: str, name: str = "method.init.text") -> Float[Array, "prompt embed"]:
     """Embeddings of the tokens of `words`, repeated or cut to `length` rows."""
     ids = check_ids(text_ids(length, tokenizer, words, name).tolist(), tokenizer, table.shape[0], f"{name}: ")

@@ -25,7 +25,7 @@ from jaxprompt.machine.ahead import shapes_on
 from jaxprompt.machine.background import Background
 from jaxprompt.machine.files import whole_file, writing
 from jaxprompt.machine.sharding import replicated, row_sharding
-from jaxprompt.methods import fold
+from jaxprompt.methods import FROZEN, fold
 from jaxprompt.prompts import Prompt, load_prompt, save_prompt
 from jaxprompt.reports.records import Meter, MetricsFile
 from jaxprompt.reports.terminal import Reporter
@@ -119,7 +119,7 @@ class _Run:
         config = self.experiment.config
         self._say_what_was_cut()
         trainable = self.experiment.trainable_shapes()
-        if self.steps and not jax.tree.leaves(trainable):
+        if self.steps and not any(jax.tree.leaves(part) for name, part in trainable.items() if name != FROZEN):
             raise InputError(
                 "nothing to learn: the template has no {soft:N}, and there is no prefix or head; set train.steps=0"
             )

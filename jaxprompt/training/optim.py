@@ -7,6 +7,7 @@ import optax
 
 from jaxprompt.config import OptimizerOptions
 from jaxprompt.errors import InputError, did_you_mean
+from jaxprompt.methods import FROZEN
 
 
 def make_schedule(config: OptimizerOptions, peak: float, steps: int) -> optax.Schedule:
@@ -30,11 +31,14 @@ def make_optimizer(config: OptimizerOptions, steps: int, groups: Iterable[str]) 
     Clipping is by the global norm over all groups. Raises InputError for a rate of a group that there is not.
     """
     groups = list(groups)
+    learned = [name for name in groups if name != FROZEN]
     for name in config.rates:
-        if name not in groups:
-            raise InputError(f"optimizer.rates has {name!r}, which is not learned here{did_you_mean(name, groups)}")
-    rates = {name: config.rates.get(name, config.learning_rate) for name in groups}
+        if name not in learned:
+            raise InputError(f"optimizer.rates has {name!r}, which is not learned here{did_you_mean(name, learned)}")
+    rates = {name: config.rates.get(name, config.learning_rate) for name in learned}
     parts = {label: _one(config, make_schedule(config, rate, steps)) for label, rate in rates.items()}
+    if FROZEN in groups:
+        parts[FROZEN] = optax.set_to_zero()
     optimizer = optax.multi_transform(
         parts, lambda tree: {k: jax.tree.map(lambda _, k=k: k, v) for k, v in tree.items()}
     )

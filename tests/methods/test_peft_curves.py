@@ -1,0 +1,109 @@
+"""Twenty steps of training follow PEFT's, from the same start on the same rows (`tests/golden_reference/curves.py`)."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from safetensors import safe_open
+
+import jaxprompt
+from jaxprompt.data.order import Order
+from jaxprompt.data.packing import pack, plan_rows
+from jaxprompt.methods.p_tuning import PTuning
+from jaxprompt.methods.prefix import PrefixTuning
+from jaxprompt.methods.projected_prefix import ProjectedPrefix
+from jaxprompt.methods.soft import SoftPrompt
+from jaxprompt.methods.starts import Init
+from jaxprompt.objectives.generation import Generation
+from jaxprompt.scoring.forward import Forward
+from jaxprompt.text.encoded import Encoded, constant, counting, int32
+from jaxprompt.text.hoisting import drop_prefix
+from jaxprompt.training.step import init_state, make_train_step
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CURVES = sorted(path.name.removesuffix(".safetensors") for path in (GOLDEN / "curves").glob("*.safetensors"))
+
+
+def encoded(ids, targets, source=None):
+    """An example whose last tokens are scored, the last of them not among its ids."""
+    length, count = len(ids) - 1, len(targets)
+    return Encoded(
+        ids=int32(ids[:-1]),
+        segments=constant(1, length),
+        positions=counting(length),
+        types=constant(0, length),
+        branches=constant(0, length),
+        target_at=int32(np.arange(length - count, length)),
+        target_ids=int32(targets),
+        target_group=constant(0, count),
+        answers={"bytes": 1},
+        source=None if source is None else int32(source),
+    )
+
+
+def dense(start, name):
+    return {"weight": start[f"{name}.weight"], "bias": start[f"{name}.bias"]}
+
+
+def one_lstm(start, layer):
+    names = {"input": "weight_ih", "state": "weight_hh", "input_bias": "bias_ih", "state_bias": "bias_hh"}
+    ways = {"forward": f"l{layer}", "backward": f"l{layer}_reverse"}
+    return {
+        way: {name: start[f"lstm_head.{theirs}_{of}"] for name, theirs in names.items()} for way, of in ways.items()
+    }
+
+
+def method_and_start(name, backbone, case, start):
+    """Ours, and PEFT's initial values under our names."""
+    embedding, length, hidden = start["embedding.weight"], case["length"], case["hidden"]
+    layers, heads, dim = backbone.prefix_shape
+    if name == "soft":
+        return SoftPrompt(len(embedding), Init()), {"prompt": {"soft": embedding}}
+    if name == "p_tuning_mlp":
+        network = {ours: dense(start, f"mlp_head.{at}") for ours, at in (("first", 0), ("second", 2), ("third", 4))}
+    if name == "p_tuning_lstm":
+        network = {"lstm": {"first": one_lstm(start, 0), "second": one_lstm(start, 1)}}
+        network |= {"first": dense(start, "mlp_head.0"), "second": dense(start, "mlp_head.2")}
+    if name.startswith("p_tuning"):
+        method = PTuning(len(embedding), backbone.soft_size, hidden, name.removeprefix("p_tuning_"))
+        return method, {"prompt": {"embedding": embedding}, "encoder": network}
+    if name == "projected_prefix":
+        network = {"first": dense(start, "transform.0"), "second": dense(start, "transform.2")}
+        method = ProjectedPrefix(length, length, hidden, {"": backbone.prefix_shape})
+        return method, {"prompt": {"embedding": embedding}, "encoder": network}
+    rows = embedding.reshape(length, layers, 2, heads, dim)
+    keys, values = rows.transpose(2, 1, 0, 3, 4)
+    return PrefixTuning(length, length, Init()), {"prompt": {"keys": keys, "values": values}}
+
+
+@pytest.mark.parametrize("curve", CURVES)
+def test_the_loss_is_that_of_peft_at_every_step(curve):
+    model, _, name = curve.partition(".")
+    with safe_open(GOLDEN / "curves" / f"{curve}.safetensors", framework="numpy") as file:
+        case = json.loads(file.metadata()["case"])
+        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    prefix = "start.prompt_encoder.default."
+    start = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+    backbone = jaxprompt.load_backbone(GOLDEN / model)
+    method, trainable = method_and_start(name, backbone, case, start)
+    soft = backbone.vocab_size + np.arange(case["length"]) if method.fills_slots else np.zeros(0, int)
+    if backbone.seq2seq:
+        pairs = zip(case["text"], case["target"], strict=True)
+        begin = backbone.config.start_id
+        examples = [encoded([begin, *target], target, [*soft, *text]) for text, target in pairs]
+    else:
+        examples = [encoded([*soft, *text], text[case["read"] :]) for text in case["text"]]
+    # As a run does it: the prompt once, the rows packed.
+    hoisted = () if backbone.seq2seq else tuple(soft.tolist())
+    examples = [drop_prefix(example, len(hoisted)) for example in examples]
+    batch = pack(examples, plan_rows(examples, Order(len(examples), len(examples), shuffle=False)))
+    optimizer = optax.adamw(case["rate"], eps=case["epsilon"], weight_decay=0.0)
+    step = make_train_step(Forward(backbone, Generation("target"), hoisted), method, optimizer)
+    state, losses = init_state(trainable, optimizer), []
+    for _ in arrays["losses"]:
+        state, metrics = step(state, jax.device_put(batch))
+        losses.append(float(metrics["loss"]))
+    np.testing.assert_allclose(losses, arrays["losses"], atol=1e-4)
