@@ -266,6 +266,7 @@ MACHINE_KEYS = (
     "matmul_precision",
     "unroll",
     "train.remat",
+    "data.workers",
     *(f"mesh.{axis}" for axis in MeshConfig.model_fields),
 )
 # What a finished run may be used with beyond those.

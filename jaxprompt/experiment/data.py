@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -170,10 +170,11 @@ class TrainingExamples:
             source = sources[0] if len(sources) == 1 else JoinedSource("data.train", sources)
             if len(sources) > 1 and source.blocks is not None:
                 raise InputError("data.weights are not for streams of Parquet files (write them as .jsonl)")
-            drawn = cls([], tuple(map(len, sources)), fresh_of(experiment, source.name, source), source.blocks)
-            return dataclasses.replace(
-                drawn, examples=drawn.first(config, SAMPLE), fingerprint=source.fingerprint
-            ).checked(experiment, source[0])
+            with naming(config, "train"):
+                check_fields(experiment.encoder.template, source[0])
+            fresh = fresh_of(experiment, source.name, source)
+            drawn = cls([], tuple(map(len, sources)), fresh, source.blocks, source.fingerprint)
+            return dataclasses.replace(drawn, examples=drawn.first(config, SAMPLE))
         parts = training_parts(config)
         rows, sizes = list(itertools.chain.from_iterable(parts)), tuple(map(len, parts))
         # Each row is looked at before the first step, however it is changed later.
@@ -182,11 +183,6 @@ class TrainingExamples:
             name = config.data.train if isinstance(config.data.train, str) else "data.train"
             drawn = dataclasses.replace(drawn, fresh=fresh_of(experiment, name, rows))
         return drawn
-
-    def checked(self, experiment: Experiment, row: Mapping) -> "TrainingExamples":
-        with naming(experiment.config, "train"):
-            check_fields(experiment.encoder.template, row)
-        return self
 
     def order(self, config: Config, batch_size: int, lengths: np.ndarray | None = None) -> Order | Mixture:
         """Which of them make up each batch."""
@@ -222,8 +218,8 @@ def hoist(
     length = hoist_length(experiment.encoder, examples)
     shared = tuple(int(i) for i in examples[0].ids[:length])
     if most is not None:
-        same = (at for at, ids in enumerate(zip(shared, most, strict=False)) if ids[0] != ids[1])
-        length = next(same, min(length, len(most)))
+        differ = (at for at, ids in enumerate(zip(shared, most, strict=False)) if ids[0] != ids[1])
+        length = next(differ, min(length, len(most)))
     return shared[:length], [[drop_prefix(example, length) for example in part] for part in sets]
 
 
@@ -236,9 +232,9 @@ def training_loader(
         lengths = token_counts(examples) if config.data.balance else None
         return make_loader(experiment, examples, drawn.order(config, batch_size, lengths), parts)
     fresh = dataclasses.replace(drawn.fresh, hoisted=hoisted)
-    drawn = dataclasses.replace(drawn, fresh=fresh)
     # Planned from the first that are drawn, since no more is known.
-    examples = drawn.first(config, SAMPLE)
+    if not config.data.stream:
+        examples = dataclasses.replace(drawn, fresh=fresh).first(config, SAMPLE)
     sample = Order(len(examples), min(batch_size, len(examples)), shuffle=False)
     planned = make_loader(experiment, examples, sample, parts if sample.batch_size % parts == 0 else 1)
     order = _in_parts(drawn.order(config, batch_size), parts)
