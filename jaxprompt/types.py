@@ -27,6 +27,20 @@ def prefix_length(prefix: Prefix | None) -> int:
     return 0 if prefix is None else prefix.length
 
 
+class Delta(struct.PyTreeNode):
+    """A learned change of what one weight of every layer gives: `((x * in_factor) W^T + bias + (x a^T) b^T) * factor`.
+
+    Attributes:
+      a, b: a path of low rank; None: there is none.
+      factor, in_factor: on outputs and inputs; None: 1.
+    """
+
+    a: Float[Array, "layers rank in"] | None = None
+    b: Float[Array, "layers out rank"] | None = None
+    factor: Float[Array, "layers out"] | None = None
+    in_factor: Float[Array, "layers in"] | None = None
+
+
 class Conditioning(struct.PyTreeNode):
     """What a backbone is conditioned on: what a method makes of its parameters, and all that anything else knows of it.
 
@@ -34,11 +48,13 @@ class Conditioning(struct.PyTreeNode):
       soft: the soft-token table; None: there is none.
       prefix: keys and values that come before everything else. Of an encoder-decoder, the decoder's.
       source_prefix: the encoder's, of an encoder-decoder.
+      deltas: changes of weights, by the paths of parameters.
     """
 
     soft: Float[Array, "prompt embed"] | None = None
     prefix: Prefix | None = None
     source_prefix: Prefix | None = None
+    deltas: dict[str, Delta] | None = None
 
     @property
     def reaches_hard_text(self) -> bool:

@@ -9,20 +9,23 @@ import numpy as np
 
 from jaxprompt.errors import InputError
 from jaxprompt.machine import compiler
+from jaxprompt.models.adapted import adapted, check_deltas
 from jaxprompt.text.templates import Soft, Target, Template, ToDecoder, parse_template
-from jaxprompt.types import Inputs, Prefix, prefix_length
+from jaxprompt.types import Conditioning, Inputs, Prefix, prefix_length
 
 
 def forward(backbone, with_head: bool, input_ids, attention_mask, prompt, decoder_input_ids) -> jax.Array:
     """Returns logits or hidden states; arguments and errors as in `Backbone.logits`."""
     ids, mask = _rows(backbone, input_ids, attention_mask, "input_ids")
-    soft, prefix, source_prefix = prompt_parts(backbone, prompt)
+    given = prompt_parts(backbone, prompt)
+    soft, prefix, source_prefix = given.soft, given.prefix, given.source_prefix
+    params = adapted(backbone.params, given.deltas)
     _check_place(backbone, prompt)
     _check_length(backbone, mask, soft, source_prefix if backbone.seq2seq else prefix)
     if not backbone.seq2seq:
         if decoder_input_ids is not None:
             raise InputError(f"decoder_input_ids are for encoder-decoders: model_type {backbone.family} is none")
-        return _forward(backbone.module, with_head, backbone.params, ids, mask, soft, prefix)
+        return _forward(backbone.module, with_head, params, ids, mask, soft, prefix)
     if decoder_input_ids is None:
         start = backbone.config.start_id
         raise InputError(f"an encoder-decoder needs decoder_input_ids: rows that start with its start token, {start}")
@@ -30,7 +33,7 @@ def forward(backbone, with_head: bool, input_ids, attention_mask, prompt, decode
     if len(targets) != len(ids):
         raise InputError(f"decoder_input_ids have {len(targets)} rows, input_ids {len(ids)}: they must agree")
     _check_length(backbone, target_mask, None, prefix)
-    return _translate(backbone.module, with_head, backbone.params, ids, mask, targets, soft, prefix, source_prefix)
+    return _translate(backbone.module, with_head, params, ids, mask, targets, soft, prefix, source_prefix)
 
 
 def _check_place(backbone, prompt) -> None:
@@ -83,8 +86,8 @@ def _integers(value: Any, name: str) -> np.ndarray:
     return array
 
 
-def prompt_parts(backbone, prompt) -> tuple[Any, Prefix | None, Prefix | None]:
-    """Returns soft prompt, prefix and encoder's prefix of what users give as a prompt.
+def prompt_parts(backbone, prompt) -> Conditioning:
+    """Returns what users give as a prompt.
 
     Raises InputError for another model's prompt or shapes, numbers that are not finite, or fewer rows than a template
     takes.
@@ -121,7 +124,9 @@ def prompt_parts(backbone, prompt) -> tuple[Any, Prefix | None, Prefix | None]:
                     f"the prefix is {list(got)}, this model needs [{shape[0]}, prefix_length, {shape[1]}, "
                     f"{shape[2]}], keys and values alike: use a prefix that was trained for it"
                 )
-    return soft, prefix, source_prefix
+    deltas = getattr(prompt, "deltas", None)
+    check_deltas(deltas, backbone.params, backbone.ref)
+    return Conditioning(soft, prefix, source_prefix, deltas)
 
 
 def _checked_shape(array: Any, name: str) -> tuple[int, ...]:

@@ -93,8 +93,7 @@ def generate(
         if not isinstance(prompt, Prompt):
             raise InputError(f"prompt is a {type(prompt).__name__}: give a jaxprompt.Prompt, as load_prompt reads one")
         prompt.check(backbone)
-        parts = jax.tree.map(jnp.asarray, prompt_parts(backbone, prompt))
-        conditioning = Conditioning(*parts)
+        conditioning = jax.tree.map(jnp.asarray, prompt_parts(backbone, prompt))
     given = texts
     with naming_source(given):
         texts = _listed(given)

@@ -3,7 +3,9 @@
 from typing import Any
 
 from jaxprompt.methods.base import FROZEN, Method, Start, fold
+from jaxprompt.methods.ia3 import Ia3
 from jaxprompt.methods.listing import listing
+from jaxprompt.methods.lora import Lora
 from jaxprompt.methods.low_rank import LowRankPrompt
 from jaxprompt.methods.none import NoPrompt
 from jaxprompt.methods.p_tuning import PTuning
@@ -24,6 +26,8 @@ METHODS: dict[str, type[Method]] = {
         ResidualPrompt,
         Superposition,
         ProjectedPrefix,
+        Lora,
+        Ia3,
         NoPrompt,
     )
 }

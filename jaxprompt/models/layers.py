@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxprompt.models.adapted import Adapted
 from jaxprompt.models.quantized import Quantized
 from jaxprompt.ops.products import wide_einsum
 from jaxprompt.types import Inputs
@@ -45,7 +46,7 @@ _WEIGHT_INIT = nn.initializers.normal(0.02)
 
 def linear(
     x: Float[Array, "*batch in"],
-    weight: Float[Array, "out in"] | Quantized,
+    weight: Float[Array, "out in"] | Quantized | Adapted,
     bias: Float[Array, " out"] | None = None,
     *,
     out_dtype: Any = None,
@@ -55,6 +56,8 @@ def linear(
     The one place that knows how a weight multiplies.
     """
     out_dtype = out_dtype or x.dtype
+    if isinstance(weight, Adapted):
+        return _changed(x, weight, bias, out_dtype)
     if isinstance(weight, Quantized):
         y = weight.product(x, out_dtype)
     elif out_dtype == jnp.float32:
@@ -62,6 +65,17 @@ def linear(
     else:
         y = jax.lax.dot_general(x, weight, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=out_dtype)
     return y if bias is None else y + bias.astype(y.dtype)
+
+
+def _changed(x, weight: Adapted, bias, out_dtype):
+    """As `Delta` says. What is learned is multiplied in the type of `x`."""
+    delta = weight.delta
+    given = x if delta.in_factor is None else x * delta.in_factor.astype(x.dtype)
+    y = linear(given, weight.base, bias, out_dtype=out_dtype)
+    if delta.a is not None:
+        thin = linear(x, delta.a.astype(x.dtype))
+        y = y + linear(thin, delta.b.astype(x.dtype), out_dtype=out_dtype)
+    return y if delta.factor is None else y * delta.factor.astype(y.dtype)
 
 
 def embed_ids(
@@ -111,7 +125,7 @@ class Linear(nn.Module):
         init = nn.with_logical_partitioning(_WEIGHT_INIT, self.axes)
         # Flax's `param` knows arrays alone.
         stored = self.get_variable("params", "weight")
-        if isinstance(stored, Quantized):
+        if isinstance(stored, Quantized | Adapted):
             weight = stored
         else:
             weight = self.param("weight", init, (self.out_size, x.shape[-1]), self.dtype)

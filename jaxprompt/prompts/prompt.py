@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.errors import InputError
+from jaxprompt.models.adapted import check_deltas
 from jaxprompt.prompts.description import check_description
-from jaxprompt.types import Conditioning, Prefix
+from jaxprompt.types import Conditioning, Delta, Prefix
 
 _PREFIX_AXES = ("layers", "prefix", "kv_heads", "head_dim")
 _AXES = {
@@ -15,6 +16,16 @@ _AXES = {
     **dict.fromkeys(("keys", "values", "source_keys", "source_values"), _PREFIX_AXES),
     "head.weight": ("outputs", "embed"),
     "head.bias": ("outputs",),
+}
+
+
+# What names of changes of weights begin with; behind it stand the path, a dot, and one of these.
+_DELTA = "delta."
+_DELTA_AXES = {
+    "a": ("layers", "rank", "in"),
+    "b": ("layers", "out", "rank"),
+    "factor": ("layers", "out"),
+    "in_factor": ("layers", "in"),
 }
 
 
@@ -48,6 +59,11 @@ class Prompt:
         return self.conditioning.source_prefix
 
     @property
+    def deltas(self) -> dict[str, Delta] | None:
+        """The changes of weights, by their paths, if there are any."""
+        return self.conditioning.deltas
+
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """The conditioning's arrays by the names that files give them: `soft`, `keys`, `values`, `source_keys` ..."""
         return to_arrays(self.conditioning)
@@ -61,7 +77,7 @@ class Prompt:
         check_description(self.info)
         arrays = {**self.arrays, **{f"head.{name}": array for name, array in self.head.items()}}
         for name, array in arrays.items():
-            axes = _AXES.get(name)
+            axes = _DELTA_AXES.get(name.rpartition(".")[2]) if name.startswith(_DELTA) else _AXES.get(name)
             if axes is None:
                 raise InputError(f"the prompt has an unknown array {name}: it may have {', '.join(_AXES)}")
             shape, kind = np.shape(array), getattr(array, "dtype", type(array).__name__)
@@ -82,6 +98,10 @@ class Prompt:
                 raise InputError(
                     f"the prompt has {one} without {other} of the same size: learn it again{self._named()}"
                 )
+        for path, delta in (self.deltas or {}).items():
+            ranks = [None if part is None else np.shape(part)[axis] for part, axis in ((delta.a, 1), (delta.b, 2))]
+            if ranks[0] != ranks[1]:
+                raise InputError(f"the prompt's change of {path} has a without b of the same rank{self._named()}")
 
     def check(self, backbone) -> None:
         """Raises InputError when the prompt was learned for another backbone, or could be used with none."""
@@ -107,6 +127,7 @@ class Prompt:
                 f"the prompt's head is {self.head['weight'].shape[1]} wide, the backbone {backbone.ref!r} is "
                 f"{backbone.hidden_size}: use the backbone it was learned for{self._named()}"
             )
+        check_deltas(self.deltas, backbone.params, backbone.ref)
         self.check_origin(backbone)
 
     def check_origin(self, backbone) -> None:
@@ -137,6 +158,9 @@ def to_arrays(conditioning: Conditioning) -> dict[str, np.ndarray]:
         prefix = getattr(conditioning, f"{side}prefix")
         if prefix is not None:
             found |= {f"{side}keys": prefix.keys, f"{side}values": prefix.values}
+    for path, delta in (conditioning.deltas or {}).items():
+        parts = {name: getattr(delta, name) for name in _DELTA_AXES}
+        found |= {f"{_DELTA}{path}.{name}": array for name, array in parts.items() if array is not None}
     return found
 
 
@@ -153,6 +177,17 @@ def from_arrays(arrays: dict[str, np.ndarray], start: int) -> Conditioning:
             if values is None or values.shape != keys.shape:
                 raise ValueError(f"{side}keys without {side}values of the same shape")
             parts[f"{side}prefix"] = Prefix(keys, values, length=0 if side else start)
+    deltas: dict[str, dict] = {}
+    for name in [name for name in arrays if name.startswith(_DELTA)]:
+        path, _, part = name.removeprefix(_DELTA).rpartition(".")
+        if part not in _DELTA_AXES or not path:
+            raise ValueError(f"unknown array {name}")
+        deltas.setdefault(path, {})[part] = arrays.pop(name)
+    if deltas:
+        for path, delta in deltas.items():
+            if ("a" in delta) != ("b" in delta):
+                raise ValueError(f"half a change of {path}")
+        parts["deltas"] = {path: Delta(**delta) for path, delta in deltas.items()}
     if arrays:
         raise ValueError(f"unknown arrays {', '.join(arrays)}")
     return Conditioning(**parts)

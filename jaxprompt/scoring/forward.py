@@ -8,6 +8,7 @@ from jax.stages import Compiled
 
 from jaxprompt.machine import compiler
 from jaxprompt.machine.ahead import shape_of
+from jaxprompt.models.adapted import adapted
 from jaxprompt.objectives import Objective, Vocabulary
 from jaxprompt.text.hoisting import split_constant
 from jaxprompt.types import Batch, Conditioning, Scores
@@ -61,7 +62,8 @@ class Forward:
         return {"params": self.backbone.params, "objective": self.objective.frozen(), "hard_prefix": hard_prefix}
 
     def __call__(self, conditioning: Conditioning, head: dict, frozen: dict, batch: Batch) -> Scores:
-        backbone, params, inputs = self.backbone, frozen["params"], batch.inputs
+        backbone, inputs = self.backbone, batch.inputs
+        params = adapted(frozen["params"], conditioning.deltas)
         hard, shared = split_constant(self.hoisted, backbone.vocab_size)
         prefix = frozen["hard_prefix"]
         if conditioning.reaches_hard_text:

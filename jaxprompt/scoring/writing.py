@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxprompt.errors import InputError, not_finite, within_memory
 from jaxprompt.machine import compiler
+from jaxprompt.models.adapted import adapted
 from jaxprompt.scoring.decode import Search, decode
 from jaxprompt.text.encode import RowEncoder, Trunk
 from jaxprompt.text.layout import split_sides
@@ -144,6 +145,7 @@ def write(
     Raises:
       InputError: values that are not finite (a model that overflows float16), or too little memory.
     """
+    backbone = dataclasses.replace(backbone, params=adapted(backbone.params, conditioning.deltas))
     rows = min(batch_size, len(contexts.own))
     _check_memory(backbone, search, rows, max(map(len, contexts.own)) + search.max_new_tokens)
     prefix = _prefix(backbone, contexts.shared, conditioning)

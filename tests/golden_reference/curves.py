@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import torch
-from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, logging
 
@@ -25,6 +25,12 @@ METHODS = {
 # T5's prefix of PEFT has one side; ours has two.
 CASES = [(model, method) for model in ("gpt2", "llama-untied") for method in METHODS]
 CASES += [("t5", method) for method in ("soft", "p_tuning_mlp", "p_tuning_lstm")]
+# Changes of weights, by the modules that they are of; GPT-2's queries, keys and values are one module in PEFT.
+LORA = {"gpt2": ["c_fc"], "llama-untied": ["q_proj", "v_proj"], "t5": ["q", "v"]}
+IA3 = {"llama-untied": (["k_proj", "v_proj", "down_proj"], ["down_proj"]), "t5": (["k", "v", "wo"], ["wo"])}
+# Larger steps cross kinks of T5's ReLU, where rounding decides what the gradient is.
+RATES = {("t5", "lora"): 0.002}
+CASES += [(model, "lora") for model in LORA] + [(model, "ia3") for model in IA3]
 
 
 def rows(vocab: int) -> list[list[int]]:
@@ -41,18 +47,25 @@ def curve(name: str, method: str) -> None:
     seq2seq = name == "t5"
     loader = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     model = loader.from_pretrained(GOLDEN / name).eval()
-    kind, options = METHODS[method]
-    config = kind(task_type="SEQ_2_SEQ_LM" if seq2seq else "CAUSAL_LM", num_virtual_tokens=LENGTH, **options)
+    task = "SEQ_2_SEQ_LM" if seq2seq else "CAUSAL_LM"
+    if method == "lora":
+        config = LoraConfig(task_type=task, r=3, lora_alpha=6, use_rslora=name == "t5", target_modules=LORA[name])
+    elif method == "ia3":
+        config = IA3Config(task_type=task, target_modules=IA3[name][0], feedforward_modules=IA3[name][1])
+    else:
+        kind, options = METHODS[method]
+        config = kind(task_type=task, num_virtual_tokens=LENGTH, **options)
     peft = get_peft_model(model, config).eval()
     learned = {key: value for key, value in peft.named_parameters() if value.requires_grad}
     if method == "soft":  # PEFT's start is N(0, 1), far larger than words are
         for value in learned.values():
             value.data *= 0.3
+    rate = RATES.get((name, method), RATE)
     arrays = {f"start.{key}": value.detach().clone() for key, value in learned.items()}
     text = rows(model.config.vocab_size)
     target = rows(model.config.vocab_size)
     # A larger epsilon than usual: with the usual one, steps of weights that hardly matter are rounding errors, enlarged.
-    optimizer = torch.optim.AdamW(learned.values(), lr=RATE, weight_decay=0.0, eps=EPSILON)
+    optimizer = torch.optim.AdamW(learned.values(), lr=rate, weight_decay=0.0, eps=EPSILON)
     losses = []
     for _ in range(STEPS + 1):
         ids = padded(text, 0)
@@ -69,7 +82,7 @@ def curve(name: str, method: str) -> None:
     arrays["losses"] = torch.tensor(losses)
     folder = GOLDEN / "curves"
     folder.mkdir(exist_ok=True)
-    meta = {"text": text, "target": target if seq2seq else None, "read": READ, "rate": RATE, "length": LENGTH}
+    meta = {"text": text, "target": target if seq2seq else None, "read": READ, "rate": rate, "length": LENGTH}
     meta |= {"hidden": HIDDEN, "epsilon": EPSILON}
     save_file(arrays, folder / f"{name}.{method}.safetensors", metadata={"case": json.dumps(meta)})
     print(name, method, losses[0], losses[-1], sorted(learned))

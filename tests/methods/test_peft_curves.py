@@ -1,6 +1,7 @@
 """Twenty steps of training follow PEFT's, from the same start on the same rows (`tests/golden_reference/curves.py`)."""
 
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -12,6 +13,9 @@ from safetensors import safe_open
 import jaxprompt
 from jaxprompt.data.order import Order
 from jaxprompt.data.packing import pack, plan_rows
+from jaxprompt.methods import Start
+from jaxprompt.methods.ia3 import Ia3
+from jaxprompt.methods.lora import Lora, LoraOptions
 from jaxprompt.methods.p_tuning import PTuning
 from jaxprompt.methods.prefix import PrefixTuning
 from jaxprompt.methods.projected_prefix import ProjectedPrefix
@@ -24,6 +28,7 @@ from jaxprompt.text.hoisting import drop_prefix
 from jaxprompt.training.step import init_state, make_train_step
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+T5_ATTENTION = {"SelfAttention": "attention", "EncDecAttention": "cross"}
 CURVES = sorted(path.name.removesuffix(".safetensors") for path in (GOLDEN / "curves").glob("*.safetensors"))
 
 
@@ -56,8 +61,47 @@ def one_lstm(start, layer):
     }
 
 
+# PEFT's modules under our names.
+MODULES = {
+    **{"c_fc": "mlp/up", "q_proj": "attention/q", "k_proj": "attention/k", "v_proj": "attention/v"},
+    **{"down_proj": "mlp/down", "wo": "mlp/down"},
+    **{f"{theirs}.{name}": f"{ours}/{name}" for name in "qkv" for theirs, ours in T5_ATTENTION.items()},
+}
+SIDES = re.compile(r"(?P<side>encoder|decoder)?.*?\.(?:h|layers|block)\.(?P<layer>\d+)\.")
+PARTS = {"lora_A.default.weight": "a", "lora_B.default.weight": "b", "ia3_l.default": "factor"}
+
+
+def deltas_of(start):
+    """PEFT's changes of weights by our paths, the layers stacked."""
+    found = {}
+    for name, value in start.items():
+        side, layer = SIDES.search(name.removeprefix("base_model.model.")).group("side", "layer")
+        module = next(ours for theirs, ours in MODULES.items() if f".{theirs}." in name)
+        part = next(ours for theirs, ours in PARTS.items() if name.endswith(theirs))
+        if part == "factor" and module == "mlp/down":
+            part = "in_factor"
+        path = "/".join([*([side] if side else []), "layers", module, "weight"])
+        array = value.reshape(-1) if part.endswith("factor") else value
+        found.setdefault(path, {}).setdefault(part, {})[int(layer)] = array
+    return {
+        path: {part: np.stack([of[layer] for layer in range(len(of))]) for part, of in parts.items()}
+        for path, parts in found.items()
+    }
+
+
 def method_and_start(name, backbone, case, start):
     """Ours, and PEFT's initial values under our names."""
+    if name in ("lora", "ia3"):
+        deltas = deltas_of(start)
+        targets = sorted({path.split("/")[-2] for path in deltas})
+        if name == "lora":
+            options = LoraOptions(rank=3, alpha=6, targets=targets, rank_stabilized=backbone.seq2seq)
+            method = Lora.build(options, 0, backbone)
+        else:
+            method = Ia3.build(Ia3.Options(), 0, backbone)
+        shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), Start(backbone)))
+        assert jax.tree.map(np.shape, deltas) == jax.tree.map(lambda leaf: leaf.shape, shapes["deltas"])
+        return method, {"deltas": deltas}
     embedding, length, hidden = start["embedding.weight"], case["length"], case["hidden"]
     layers, heads, dim = backbone.prefix_shape
     if name == "soft":
@@ -86,7 +130,7 @@ def test_the_loss_is_that_of_peft_at_every_step(curve):
         case = json.loads(file.metadata()["case"])
         arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     prefix = "start.prompt_encoder.default."
-    start = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+    start = {key.removeprefix(prefix).removeprefix("start."): value for key, value in arrays.items() if key != "losses"}
     backbone = jaxprompt.load_backbone(GOLDEN / model)
     method, trainable = method_and_start(name, backbone, case, start)
     soft = backbone.vocab_size + np.arange(case["length"]) if method.fills_slots else np.zeros(0, int)
