@@ -17,6 +17,8 @@ from jaxprompt.methods import METHODS
 from tests.conftest import STORIES
 from tests.devices import run_on_eight_devices
 
+# Weights are changed by less than prompts are.
+RATES = {"lora": 0.005}
 LEARNING = [name for name in METHODS if name != "none"]
 
 
@@ -28,7 +30,7 @@ def config(name, rows, **sections):
         "template": f"Read this. {soft}Review: {{text}} It was {{target}}",
         "method": method,
         "data": {"train": rows, "validation": rows[:5]},
-        "optimizer": {"learning_rate": 0.05},
+        "optimizer": {"learning_rate": RATES.get(name, 0.05)},
         "train": {"steps": 6, "batch_size": 4, "eval_every": 3, "log_every": 1},
         **sections,
     }
