@@ -95,7 +95,7 @@ class Stored:
                 if stopped():
                     raise CancelledError
                 leaf = self.planned[row.path]
-                stored = {names[name]: files.tensors[names[name]] for name in _layer_names(row, leaf)}
+                stored = {names[name]: files.tensors[names[name]] for name in layer_names(row, leaf)}
                 reader = _quantizing_reader if isinstance(leaf, quantized.Quantized) else _reader
                 params[row.path] = jax.tree.map(
                     lambda array, read: jax.make_array_from_callback(array.shape, array.sharding, read, array.dtype),
@@ -146,7 +146,7 @@ def find_params(
     return Stored(files, family, planned, rows, names, copies, used)
 
 
-def _layer_names(row: Weight, leaf: jax.ShapeDtypeStruct) -> list[str]:
+def layer_names(row: Weight, leaf: jax.ShapeDtypeStruct) -> list[str]:
     """Returns the canonical names that make up a parameter, one per layer if it is stacked."""
     return [row.name.format(layer=layer) for layer in range(leaf.shape[0])] if "{layer}" in row.name else [row.name]
 
@@ -165,7 +165,7 @@ def _check(
         shape = leaf.shape[1:] if "{layer}" in row.name else leaf.shape
         shape = (row.stored_rows(shape[0]), *shape[1:])
         shape = shape[::-1] if row.transpose else shape
-        for name in _layer_names(row, leaf):
+        for name in layer_names(row, leaf):
             if name not in names:
                 missing.append(name)
                 continue

@@ -1,5 +1,6 @@
 """A safetensors file as arrays over the mapped file: nothing is read before it is used, and nothing is read twice."""
 
+import json
 import math
 import mmap
 import reprlib
@@ -54,6 +55,24 @@ def open_tensors(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: {error}") from None
     except (OverflowError, ValueError) as error:
         raise InputError(f"{path} is damaged or truncated ({error}): download it again") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a file, one tensor after the other. Raises OSError."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, array in tensors.items():
+        header[name] = {
+            "dtype": type_name(array),
+            "shape": list(array.shape),
+            "data_offsets": [end, end + array.nbytes],
+        }
+        end += array.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in tensors.values():
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def _split(data: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
