@@ -58,6 +58,8 @@ def configured(name: str, root: Path, work: Path) -> Config:
     }
     if name.endswith("boolq"):
         data = {key: str(first_words(Path(value.replace("_64", "")), work)) for key, value in data.items()}
+    if name.endswith("sst2"):
+        data["train"] = str(long_phrases(Path(data["train"].replace("_10", "")), work))
     return load_config(config.model_copy(update={"data": config.data.model_copy(update=data)}))
 
 
@@ -68,6 +70,17 @@ def first_words(path: Path, work: Path) -> Path:
         to.parent.mkdir(parents=True, exist_ok=True)
         rows = [{**row, "passage": " ".join(row["passage"].split()[:WORDS])} for row in read_rows(path)]
         to.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return to
+
+
+def long_phrases(path: Path, work: Path) -> Path:
+    """A copy of SST-2's file without phrases of fewer than ten words: what is validated is whole sentences."""
+    to = work / "data" / f"{path.stem}_10.tsv"
+    if not to.exists():
+        to.parent.mkdir(parents=True, exist_ok=True)
+        head, *lines = path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if len(line.split("\t")[0].split()) >= 10]
+        to.write_text("\n".join([head, *kept]) + "\n", encoding="utf-8")
     return to
 
 

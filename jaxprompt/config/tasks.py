@@ -11,7 +11,7 @@ from jaxprompt.config import yaml
 from jaxprompt.config.sections import METHOD, PROMPT_LENGTH
 from jaxprompt.config.values import brief
 from jaxprompt.errors import InputError, did_you_mean
-from jaxprompt.methods import METHODS
+from jaxprompt.methods import fills_slots
 
 FOLDER = Path(__file__).parent.parent / "tasks"
 # What a preset's templates have where the prompt goes: soft tokens, or nothing for a method that fills no slots.
@@ -41,8 +41,11 @@ def _file(name: str) -> Path:
     return FOLDER / f"{name}.yaml"
 
 
-def config_of(name: str, form: str, method: str = METHOD.default, prompt_length: int = PROMPT_LENGTH) -> dict[str, Any]:
+def config_of(name: str, form: str, slots: bool = True, prompt_length: int = PROMPT_LENGTH) -> dict[str, Any]:
     """The keys of a config that a task gives for one kind of backbone.
+
+    Args:
+      slots: whether the method fills soft slots; else the template has none.
 
     Raises:
       InputError: there is no such task, or it has no such form.
@@ -52,7 +55,6 @@ def config_of(name: str, form: str, method: str = METHOD.default, prompt_length:
     forms = preset.pop("forms")
     if form not in forms:
         raise InputError(f"task {name!r} has no form {form!r}, of such models (it has: {', '.join(forms)})")
-    slots = METHODS[method].fills_slots if method in METHODS else True
     return _filled(_over(preset, forms[form]), f"{{soft:{prompt_length}}}" if slots else "")
 
 
@@ -73,8 +75,9 @@ def completed(tree: Mapping[str, Any]) -> dict[str, Any]:
         given = {key: value for key, value in given.items() if key not in ("kind", "forms", "objective", "evaluation")}
     else:
         form = tree.get("form") or form_of(tree.get("model"))
-        method = METHOD.name_of(tree.get("method", {}))
-        given = config_of(name, form, method, tree.get("prompt_length", PROMPT_LENGTH))
+        method = tree.get("method", {})
+        slots = fills_slots({"name": METHOD.default, **method} if isinstance(method, Mapping) else method)
+        given = config_of(name, form, slots, tree.get("prompt_length", PROMPT_LENGTH))
     data, objective = tree.get("data"), tree.get("objective")
     if isinstance(data, Mapping) and any(data.get(key) is not None for key in ("train", "validation")):
         given["data"] = {key: value for key, value in given.get("data", {}).items() if key in ("label", "target")}

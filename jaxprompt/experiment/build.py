@@ -15,7 +15,7 @@ from jaxprompt.experiment.figures import figures_of
 from jaxprompt.experiment.rows import found_labels, naming, training_rows
 from jaxprompt.machine.background import Background
 from jaxprompt.machine.sharding import make_mesh
-from jaxprompt.methods import METHODS, Method, Start, fold, make_method
+from jaxprompt.methods import METHODS, Method, Start, fills_slots, fold, make_method
 from jaxprompt.objectives import OBJECTIVES, DataAccess, Objective
 from jaxprompt.prompts import Prompt
 from jaxprompt.reports.terminal import Reporter
@@ -206,10 +206,10 @@ def _check_slots(config: Config) -> None:
     name, length = config.method.name, soft_length(config)
     what = "chat" if config.chat is not None else f"template {config.template!r}"
     filling = [other for other, method in METHODS.items() if method.fills_slots]
-    if METHODS[name].fills_slots and not length:
+    if fills_slots(config.method) and not length:
         others = " or ".join(other for other in METHODS if other not in filling)
         raise InputError(f"{what} has no {{soft:N}} slot: add one, or set method.name to {others}")
-    if length and not METHODS[name].fills_slots:
+    if length and not fills_slots(config.method):
         raise InputError(
             f"{what} has soft tokens but method.name is {name!r}: remove {{soft:N}} or set method.name={filling[0]}"
         )

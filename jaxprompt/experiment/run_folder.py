@@ -18,7 +18,7 @@ from jaxprompt.data.sources import memory_reference, names_files
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import make_objective, soft_length, turns_of
 from jaxprompt.experiment.rows import naming
-from jaxprompt.methods import METHODS
+from jaxprompt.methods import fills_slots
 from jaxprompt.prompts import FILE_NAME, Prompt, load_prompt, shown_path
 from jaxprompt.reports.records import read_records
 from jaxprompt.text.values import shown
@@ -165,7 +165,7 @@ def _check_prompt(prompt: Prompt, config: Config, run_dir: str | Path) -> None:
             f"{FILE_NAME} in {str(run_dir)!r} is not the one that the run wrote ({error}): put that back"
         ) from None
     agree("its labels", info["labels"], list(objective.label_names))
-    fills = METHODS[config.method.name].fills_slots
+    fills = fills_slots(config.method)
     rows = soft_length(config) if fills else 0
     agree("the number of its soft rows", 0 if prompt.soft is None else len(prompt.soft), rows)
     keys = getattr(config.method, "length", 0)

@@ -1,5 +1,6 @@
 """Methods: how what is learned becomes what the backbone consumes. One small file each, and a line in `METHODS`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from jaxprompt.methods.base import FROZEN, Method, Start, fold
@@ -14,23 +15,30 @@ from jaxprompt.methods.projected_prefix import ProjectedPrefix
 from jaxprompt.methods.residual import ResidualPrompt
 from jaxprompt.methods.soft import SoftPrompt
 from jaxprompt.methods.superposition import Superposition
+from jaxprompt.methods.together import parts_of, together_of
 from jaxprompt.options import Options
 
-METHODS: dict[str, type[Method]] = {
-    method.name: method
-    for method in (
-        SoftPrompt,
-        PrefixTuning,
-        LowRankPrompt,
-        PTuning,
-        ResidualPrompt,
-        Superposition,
-        ProjectedPrefix,
-        Lora,
-        Ia3,
-        NoPrompt,
-    )
-}
+_ALONE: tuple[type[Method], ...] = (
+    SoftPrompt,
+    PrefixTuning,
+    LowRankPrompt,
+    PTuning,
+    ResidualPrompt,
+    Superposition,
+    ProjectedPrefix,
+    Lora,
+    Ia3,
+    NoPrompt,
+)
+METHODS: dict[str, type[Method]] = {method.name: method for method in (*_ALONE, together_of(_ALONE))}
+
+
+def fills_slots(chosen: Any) -> bool:
+    """Whether the `method` section of a config, validated or not, fills the template's soft slots."""
+    names = [
+        part.get("name") if isinstance(part, Mapping) else getattr(part, "name", None) for part in parts_of(chosen)
+    ]
+    return any(METHODS[name].fills_slots for name in names if name in METHODS)
 
 
 def make_method(options: Options, soft_length: int, backbone: Any) -> Method:
@@ -38,4 +46,4 @@ def make_method(options: Options, soft_length: int, backbone: Any) -> Method:
     return METHODS[options.name].build(options, soft_length, backbone)
 
 
-__all__ = ["FROZEN", "METHODS", "Method", "Start", "fold", "listing", "make_method"]
+__all__ = ["FROZEN", "METHODS", "Method", "Start", "fills_slots", "fold", "listing", "make_method"]

@@ -22,6 +22,8 @@ def listing(method: type[Method], backbone: Any = None, length: int = 20) -> dic
     found = {"about": about, "learns": method.learns, "options": [name for name in fields if name != "name"]}
     if backbone is None:
         return found
+    if any(field.is_required() for field in fields.values()):
+        return found
     options = method.Options(**({"length": length} if "length" in fields else {}))
     try:
         made = method.build(options, length if method.fills_slots else 0, backbone)

@@ -18,13 +18,18 @@ from tests.conftest import STORIES
 from tests.devices import run_on_eight_devices
 
 # Weights are changed by less than prompts are.
-RATES = {"lora": 0.005}
+RATES = {"lora": 0.005, "together": 0.005}
 LEARNING = [name for name in METHODS if name != "none"]
 
 
 def config(name, rows, **sections):
     soft = "{soft:4}" if METHODS[name].fills_slots else ""
     method = {"name": name} | ({"init": {"top_k": 50}} if "init" in METHODS[name].Options.model_fields else {})
+    if name == "together":
+        method = {
+            "name": name,
+            "parts": [{"name": "soft", "init": {"top_k": 50}}, {"name": "prefix"}, {"name": "lora"}],
+        }
     return {
         "model": STORIES,
         "template": f"Read this. {soft}Review: {{text}} It was {{target}}",
@@ -157,5 +162,5 @@ def test_only_soft_rows_leave_the_text_before_them_as_it_was(stories, rows):
     for name in METHODS:
         experiment = build(load_config(config(name, rows)), stories)
         reaches[name] = experiment.method.apply(experiment.init_trainable()).reaches_hard_text
-    others = {"prefix", "projected_prefix", "lora", "ia3"}
+    others = {"prefix", "projected_prefix", "lora", "ia3", "together"}
     assert reaches == {name: name in others for name in METHODS}
