@@ -164,17 +164,13 @@ class Backbone:
             raise InputError(f"model_type {self.family} is not causal: its prompt cannot be computed ahead of the text")
         return self.module.apply({"params": params}, ids, soft, prefix, method="prefill")
 
-    def keys_values(self, params: Any, ids: Int[Array, " text"]) -> Prefix:
+    def keys_values(self, params: Any, ids: Int[Array, " text"]) -> tuple[Prefix, Prefix | None]:
         """Returns every layer's keys and values of one text, for a prefix to start from; an encoder's has length 0.
 
-        Raises InputError for an encoder-decoder.
+        Of an encoder-decoder they are the decoder's, which writes the text that the encoder reads, and the encoder's.
         """
-        if self.seq2seq:
-            raise InputError(
-                f"model_type {self.family} is an encoder-decoder: its prefix cannot start from text; set "
-                "method.init.type to zero"
-            )
-        return self.module.apply({"params": params}, ids, method="prefill" if self.causal else "keys_values")
+        found = self.module.apply({"params": params}, ids, method="prefill" if self.causal else "keys_values")
+        return found if self.seq2seq else (found, None)
 
     def read(self, params: Any, source: Inputs, *, soft=None, prefix: Prefix | None = None) -> Memory:
         """Runs the encoder of an encoder-decoder over packed rows; returns what its decoder reads of them."""

@@ -4,6 +4,7 @@ Everything returned is fp32, whatever the backbone's dtype.
 """
 
 import re
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -28,7 +29,13 @@ class Init(Options):
         "vocab", description="start from sampled vocabulary, label words, a text, random numbers, zero values or a file"
     )
     text: str | None = Field(None, description="the text to start from (type text)")
-    path: str | None = Field(None, description="a prompt file, run folder or .npy array (type file)")
+    path: str | None = Field(
+        None, description="a prompt file, run folder or .npy array (type file), or a file of the text (type text)"
+    )
+    chunks: PositiveInt | None = Field(
+        None,
+        description="stretches of a long text that are taken, spread over all of it; unset: its beginning (type text)",
+    )
     scale: float | None = Field(
         None, ge=0, description="half-width or standard deviation of a random start; unset: the usual one of its type"
     )
@@ -36,11 +43,22 @@ class Init(Options):
 
     @model_validator(mode="after")
     def _needs(self):
-        for kind in ("text", "file"):
-            name = "text" if kind == "text" else "path"
-            if self.type == kind and not getattr(self, name):
-                raise ValueError(f"type {kind!r} needs {name}")
+        if self.type == "text" and bool(self.text) == bool(self.path):
+            raise ValueError("type 'text' needs text, or the path of a file of it, and not both")
+        if self.type == "file" and not self.path:
+            raise ValueError("type 'file' needs path")
         return self
+
+    @property
+    def words(self) -> str:
+        """The text to start from. Raises InputError for a file that cannot be read as text."""
+        if self.path is None:
+            return self.text or ""
+        try:
+            return Path(self.path).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise InputError(f"method.init.path {self.path!r} cannot be read: {reason} (name a text file)") from None
 
 
 def soft_rows(init: Init, key: jax.Array, length: int, start: Start) -> Float[Array, "prompt embed"]:
@@ -59,7 +77,7 @@ def soft_rows(init: Init, key: jax.Array, length: int, start: Start) -> Float[Ar
     elif init.type == "labels":
         rows = labels(key, length, table, tokenizer, start.label_texts, init.top_k)
     elif init.type == "text":
-        rows = text(length, table, tokenizer, init.text)
+        rows = text(length, table, tokenizer, init.words, chunks=init.chunks)
     elif init.type == "file":
         rows = file_array(init.path, "soft", (length, width))
     else:
@@ -89,7 +107,8 @@ def prefix_arrays(
         arrays = [file_array(init.path, name, shape) for name in names]
     else:
         ids = _token_ids(init, key, shape[1], start)
-        prefix = compiler.jit(start.backbone.keys_values)(start.backbone.params, jnp.asarray(ids))
+        of_text, of_source = compiler.jit(start.backbone.keys_values)(start.backbone.params, jnp.asarray(ids))
+        prefix = of_source if side else of_text
         arrays = [prefix.keys, prefix.values]
     return {name: jnp.asarray(array, jnp.float32) for name, array in zip(names, arrays, strict=True)}
 
@@ -100,9 +119,10 @@ def _token_ids(init: Init, key: jax.Array, length: int, start: Start):
     if init.type == "labels" and not start.label_texts:
         raise InputError("method.init.type 'labels' needs label words: set objective.labels")
     if init.type in ("text", "labels"):
-        named = {"text": ("method.init.text", init.text), "labels": ("label words", ", ".join(start.label_texts))}
-        name, words = named[init.type]
-        ids = text_ids(length, tokenizer, words, name).tolist()
+        name, words, chunks = "label words", ", ".join(start.label_texts), None
+        if init.type == "text":
+            name, words, chunks = "method.init.text", init.words, init.chunks
+        ids = text_ids(length, tokenizer, words, name, chunks).tolist()
         return check_ids(ids, tokenizer, start.backbone.vocab_size, f"{name}: ")
     ids = jnp.asarray(ordinary_ids(tokenizer, start.backbone.vocab_size)[: init.top_k])
     return jax.random.choice(key, ids, (length,), replace=len(ids) < length)
@@ -162,18 +182,32 @@ def sampled_words(key: jax.Array, count: int, start: Start, top_k: int) -> Float
     return vocab(key, count, start.backbone.word_embedding(start.backbone.params), start.backbone.tokenizer, top_k)
 
 
-def text(length: int, table, tokenizer, words: str, name: str = "method.init.text") -> Float[Array, "prompt embed"]:
+def text(
+    length: int, table, tokenizer, words: str, name: str = "method.init.text", chunks: int | None = None
+) -> Float[Array, "prompt embed"]:
     """Embeddings of the tokens of `words`, repeated or cut to `length` rows."""
-    ids = check_ids(text_ids(length, tokenizer, words, name).tolist(), tokenizer, table.shape[0], f"{name}: ")
+    ids = check_ids(text_ids(length, tokenizer, words, name, chunks).tolist(), tokenizer, table.shape[0], f"{name}: ")
     return table[jnp.asarray(ids)].astype(jnp.float32)
 
 
-def text_ids(length: int, tokenizer, words: str, name: str = "method.init.text") -> np.ndarray:
-    """Token ids of `words`, repeated or cut to `length`."""
+def text_ids(
+    length: int, tokenizer, words: str, name: str = "method.init.text", chunks: int | None = None
+) -> np.ndarray:
+    """Token ids of `words`, repeated or cut to `length`; of a longer text, so many stretches spread over all of it."""
     ids = whole_ids(tokenizer, words, name, special_tokens=False)
     if not ids:
         raise InputError(f"{name} {shown(words)} has no tokens: give a text to start the prompt from")
-    return np.resize(np.asarray(ids, np.int32), length)
+    ids = np.asarray(ids, np.int32)
+    if chunks is None or len(ids) <= length:
+        return np.resize(ids, length)
+    # As equal as they can be, each in the middle of an equal part of the text.
+    ends = np.linspace(0, length, min(chunks, length) + 1).round().astype(int)
+    edges = np.linspace(0, len(ids), len(ends))
+    stretches = []
+    for size, first, last in zip(np.diff(ends), edges[:-1], edges[1:], strict=True):
+        begin = int((first + last - size) / 2)
+        stretches.append(ids[begin : begin + size])
+    return np.concatenate(stretches)
 
 
 def labels(key: jax.Array, length: int, table, tokenizer, names, top_k: int) -> Float[Array, "prompt embed"]:

@@ -163,8 +163,15 @@ class Stack(nn.Module):
             x_rse = self.embed_norm(x_rse)
         return x_rse.astype(self.block.stream_dtype(self.dtype))
 
-    def __call__(self, x_rse, given: LayerInputs, prefix: Prefix | None = None, memory: Memory | None = None):
-        """Returns hidden states after the final norm, and the updated cache.
+    def __call__(
+        self,
+        x_rse,
+        given: LayerInputs,
+        prefix: Prefix | None = None,
+        memory: Memory | None = None,
+        keep_keys_values: bool = False,
+    ):
+        """Returns hidden states after the final norm, the updated cache, and all layers' (keys, values) or None.
 
         Args:
           x_rse: from `enter`.
@@ -178,17 +185,17 @@ class Stack(nn.Module):
         def step(block, carry, prefix_kv, layer):
             x_rse, cache = carry
             read = None if memory is None else (memory.keys[layer], memory.values[layer])
-            x_rse, _, cache = block(
+            x_rse, keys_values, cache = block(
                 x_rse,
                 given.replace(
                     prefix=prefix_kv, cache=cache, memory=read, layer=layer, is_last=is_last(layer, num_layers)
                 ),
             )
-            return (constrain_rows(x_rse, self.mesh), cache), None
+            return (constrain_rows(x_rse, self.mesh), cache), keys_values if keep_keys_values else None
 
         carry, apart = (constrain_rows(x_rse, self.mesh), given.cache), given.at is not None
-        (x_rse, cache), _ = run_layers(self.layers, step, carry, prefix, num_layers, self.remat, apart)
-        return self.final_norm(x_rse) if self.config.final_norm else x_rse, cache
+        (x_rse, cache), kept = run_layers(self.layers, step, carry, prefix, num_layers, self.remat, apart)
+        return self.final_norm(x_rse) if self.config.final_norm else x_rse, cache, kept
 
 
 class Seq2Seq(nn.Module):
@@ -255,8 +262,22 @@ class Seq2Seq(nn.Module):
         slots, keys_at = cache.slots(seq), jnp.arange(cache.keys.shape[2])[None]
         view = self.decoder.biased(cache.view(seq), slots, keys_at, start + slots, prefix)
         given = LayerInputs(view, cache=cache, memory_view=_source_view(inputs, memory))
-        x_rse, cache = self.decoder(self.decoder.enter(self.embed(inputs.ids, soft), inputs), given, prefix, memory)
+        x_rse, cache, _ = self.decoder(self.decoder.enter(self.embed(inputs.ids, soft), inputs), given, prefix, memory)
         return x_rse, cache.advance(inputs)
+
+    @as_asked
+    def keys_values(self, ids: Int[Array, " text"]) -> tuple[Prefix, Prefix]:
+        """Every layer's keys and values of one text: the decoder's, which reads it beside itself, and the encoder's."""
+        positions = jnp.arange(ids.shape[0])[None]
+        inputs = Inputs(ids[None], positions, jnp.ones_like(positions))
+        words, memory, found = self.embed(inputs.ids), None, []
+        for stack in (self.encoder, self.decoder):
+            given = LayerInputs(stack.view(inputs, None), memory_view=_source_view(inputs, memory))
+            hidden, _, (keys, values) = stack(stack.enter(words, inputs), given, None, memory, keep_keys_values=True)
+            # An encoder's prefix takes no positions.
+            found.append(Prefix(keys[:, 0], values[:, 0], length=0 if memory is None else ids.shape[0]))
+            memory = Memory(*self.decoder.memory(hidden), inputs.segments) if memory is None else memory
+        return found[1], found[0]
 
     @exact
     @jax.named_scope("head")

@@ -1,5 +1,7 @@
 """Every start of every method: shapes, types, values; and a text prefix against the text itself."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ from jaxprompt.methods.soft import SoftPrompt
 from jaxprompt.methods.starts import Init
 from jaxprompt.prompts import Prompt
 from jaxprompt.prompts.prompt import from_arrays
+from jaxprompt.types import Inputs
 from tests.conftest import STORIES
 
 KEY = jax.random.key(0)
+GOLDEN = Path(__file__).parents[1] / "golden"
 LABELS = ("good", "so bad")
 SOFT_TYPES = ["vocab", "labels", "text", "uniform", "normal", "file"]
 PREFIX_TYPES = [*SOFT_TYPES, "zero"]
@@ -26,7 +30,10 @@ def halved():
 
 
 def init_config(kind, **values):
-    return Init(type=kind, **{"text": "Once upon a time", "path": "unused", **values})
+    usual = {"text": {"text": "Once upon a time"}, "file": {"path": "unused"}}.get(kind, {})
+    if kind != "file" and "text" not in values:
+        values.pop("path", None)
+    return Init(type=kind, **{**usual, **values})
 
 
 def soft(length, kind, **values):
@@ -92,9 +99,53 @@ def test_a_text_prefix_is_the_text(stories):
 def test_a_label_prefix_starts_from_the_labels_in_turn(stories):
     ids = stories.tokenizer("good, so bad", add_special_tokens=False)["input_ids"]
     found = begin(prefix(len(ids), "labels"), stories, LABELS)
-    expected = stories.keys_values(stories.params, np.array(ids))
+    expected, _ = stories.keys_values(stories.params, np.array(ids))
     np.testing.assert_allclose(found["keys"], expected.keys, atol=1e-5)
     np.testing.assert_allclose(found["values"], expected.values, atol=1e-5)
+
+
+def test_the_prefixes_of_an_encoder_decoder_are_of_the_text_that_both_sides_read():
+    for name in ("t5", "bart"):
+        backbone = jaxprompt.load_backbone(GOLDEN / name)
+        text, following = np.array([5, 9, 3, 11]), np.array([7, 4, 12])
+
+        def row(ids, first=0):
+            ids = np.asarray(ids)[None]
+            return Inputs(ids, first + np.arange(ids.shape[1])[None], np.ones_like(ids))
+
+        prefix, source_prefix = backbone.keys_values(backbone.params, text)
+        memory = backbone.read(backbone.params, row(text))
+        whole = backbone.apply(backbone.params, row([*text, *following]), memory=memory)
+        behind = backbone.apply(backbone.params, row(following, len(text)), prefix=prefix, memory=memory)
+        np.testing.assert_allclose(behind, whole[:, len(text) :], atol=1e-5)
+        if name == "bart":
+            # Beside itself, without relative distances, a text reads as it does alone.
+            beside = backbone.read(backbone.params, row(text), prefix=source_prefix)
+            np.testing.assert_allclose(beside.keys, memory.keys, atol=1e-5)
+        assert source_prefix.length == 0 and source_prefix.keys.shape[1] == len(text)
+
+
+def test_stretches_of_a_long_text_are_spread_over_it(stories, tmp_path):
+    path = tmp_path / "long.txt"
+    path.write_text(" ".join(f"word {number}" for number in range(200)))
+    ids = np.array(stories.tokenizer(path.read_text(), add_special_tokens=False)["input_ids"])
+    table = np.asarray(stories.word_embedding(stories.params))
+    rows = begin(soft(10, "text", text=None, path=str(path), chunks=3), stories)["soft"]
+    places = []
+    for size, stretch in zip((3, 4, 3), np.split(np.asarray(rows), [3, 7]), strict=True):
+        windows = np.lib.stride_tricks.sliding_window_view(ids, size)
+        fits = [at for at, window in enumerate(windows) if (table[window] == stretch).all()]
+        assert fits
+        places.append(fits)
+    # One in each third.
+    thirds = [range(round(len(ids) * i / 3), round(len(ids) * (i + 1) / 3)) for i in range(3)]
+    assert all(any(at in third for at in fits) for fits, third in zip(places, thirds, strict=True))
+    whole = begin(soft(10, "text", text=None, path=str(path)), stories)["soft"]
+    np.testing.assert_array_equal(whole, table[ids[:10]])
+    with pytest.raises(InputError, match=r"^method\.init\.path 'none' cannot be read: No such file"):
+        begin(soft(10, "text", text=None, path="none"), stories)
+    with pytest.raises(ValueError, match="and not both"):
+        Init(type="text", text="a", path="b")
 
 
 def test_the_text_starts_behind_a_decoders_prefix_and_beside_an_encoders(stories):
@@ -148,7 +199,9 @@ def test_files_that_do_not_fit_are_refused(stories, tmp_path):
 
 
 def test_the_config_names_the_method(stories):
-    made = {name: make_method(method.Options(), 3, stories) for name, method in METHODS.items() if name != "low_rank"}
+    special = {"low_rank": {"rank": 2}, "together": {"parts": [{"name": "soft"}, {"name": "lora"}]}}
+    options = {name: method.Options(**special.get(name, {})) for name, method in METHODS.items()}
+    made = {name: make_method(given, 3, stories) for name, given in options.items()}
     assert {name: method.name for name, method in made.items()} == {name: name for name in made}
     assert (made["soft"].length, made["prefix"].length) == (3, 16)
     nothing = made["none"].apply(made["none"].init(KEY, Start(stories)))
