@@ -110,7 +110,8 @@ class Batch(struct.PyTreeNode):
         "label", the class of the example), or fractions, NaN where there is none.
       index: per slot, the example's number in its data set, or -1 in an empty slot.
       source: the encoder's rows, of an encoder-decoder, whose decoder all of the above is about: an example has the
-        same row and the same segment number in both.
+        same row and the same segment number in both. Of a decoder, what stands before its first soft token, where that
+        is computed by itself.
     """
 
     inputs: Inputs
@@ -122,6 +123,21 @@ class Batch(struct.PyTreeNode):
     answers: dict[str, Shaped[Array, "rows slots"]]
     index: Int[Array, "rows slots"]
     source: Inputs | None = None
+
+
+class Ahead(struct.PyTreeNode):
+    """What stands before a decoder's rows: keys and values of the text ahead of each segment, computed by themselves.
+
+    Attributes:
+      keys, values: as attention uses them.
+      segments: a token sees what is ahead of its own segment.
+      positions: absolute.
+    """
+
+    keys: Float[Array, "layers rows ahead kv_heads head_dim"]
+    values: Float[Array, "layers rows ahead kv_heads head_dim"]
+    segments: Int[Array, "rows ahead"]
+    positions: Int[Array, "rows ahead"]
 
 
 class Scores(struct.PyTreeNode):

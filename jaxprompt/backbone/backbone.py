@@ -15,7 +15,7 @@ from jaxprompt.backbone import padded
 from jaxprompt.errors import InputError
 from jaxprompt.models import Cache, Memory, ModelConfig, Seq2SeqConfig
 from jaxprompt.text.tokens import fingerprint
-from jaxprompt.types import Inputs, Prefix
+from jaxprompt.types import Ahead, Inputs, Prefix
 
 _TOKENIZERS = ("tokenizer", "tokenizer_fingerprint")
 
@@ -172,6 +172,15 @@ class Backbone:
         found = self.module.apply({"params": params}, ids, method="prefill" if self.causal else "keys_values")
         return found if self.seq2seq else (found, None)
 
+    def look_ahead(self, params: Any, inputs: Inputs, *, soft=None, prefix: Prefix | None = None) -> Ahead:
+        """Returns the keys and values of packed rows, for `apply` to rows of the same segments that stand behind them.
+
+        Raises InputError unless the backbone is causal.
+        """
+        if not self.causal:
+            raise InputError(f"model_type {self.family} is not causal: no text can be computed ahead of another")
+        return self.module.apply({"params": params}, inputs, soft, prefix, method="look_ahead")
+
     def read(self, params: Any, source: Inputs, *, soft=None, prefix: Prefix | None = None) -> Memory:
         """Runs the encoder of an encoder-decoder over packed rows; returns what its decoder reads of them."""
         return self.module.apply({"params": params}, source, soft, prefix, method="read")
@@ -187,6 +196,7 @@ class Backbone:
         memory: Memory | None = None,
         at: Int[Array, "rows n"] | None = None,
         prompt: Int[Array, " prompt"] | None = None,
+        ahead: Ahead | None = None,
     ):
         """Returns hidden states `[R, S, D]` after the final norm; with `cache`, (hidden states, advanced cache).
 
@@ -205,8 +215,8 @@ class Backbone:
         more = {"memory": memory} if self.seq2seq else {}
         if cache is None:
             more["at"] = at
-        if prompt is not None:
-            more["prompt"] = prompt
+        given = {"prompt": prompt, "ahead": ahead}
+        more |= {name: value for name, value in given.items() if value is not None}
         method = "encode" if cache is None else "decode"
         return self.module.apply({"params": params}, *arguments, soft, prefix, method=method, **more)
 

@@ -153,6 +153,11 @@ class DataConfig(Options):
         0, description="processes that read and tokenise rows of a stream, or changed ones, ahead; 0: a thread"
     )
     packing: bool = Field(True, description="pack examples into shared rows; false puts each in a row of its own")
+    ahead: bool | None = Field(
+        None,
+        description="compute text before an example's first soft token by itself, with no backward pass; unset: where it is "
+        "most of the tokens",
+    )
     share_prefix: bool = Field(True, description="compute a causal constant prefix once per step; false per example")
 
 

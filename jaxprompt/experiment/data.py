@@ -24,7 +24,7 @@ from jaxprompt.experiment.rows import naming, training_parts, training_sources, 
 from jaxprompt.machine.sharding import row_shards
 from jaxprompt.metrics.classification import majority
 from jaxprompt.text.encoded import Encoded
-from jaxprompt.text.hoisting import drop_prefix, hoist_length
+from jaxprompt.text.hoisting import drop_prefix, hoist_length, split_ahead
 from jaxprompt.text.labels import UNLABELLED
 from jaxprompt.text.templates import check_fields
 
@@ -87,6 +87,8 @@ class TrainingData:
         fingerprint = _fingerprint(experiment, train, valid, "" if drawn is None else drawn.fingerprint)
         most = None if drawn is None or drawn.fresh is None else drawn.fresh.shared_ids()
         hoisted, (train, valid) = hoist(experiment, [train, valid], most)
+        if drawn is None or drawn.fresh is None:
+            train, valid = split(experiment, [train, valid], hoisted)
         most_frequent = None
         if experiment.objective.label_names and valid:
             known = (
@@ -221,6 +223,22 @@ def hoist(
         differ = (at for at, ids in enumerate(zip(shared, most, strict=False)) if ids[0] != ids[1])
         length = next(differ, min(length, len(most)))
     return shared[:length], [[drop_prefix(example, length) for example in part] for part in sets]
+
+
+def split(experiment: Experiment, sets: Sequence[list[Encoded]], hoisted: Sequence[int]) -> list[list[Encoded]]:
+    """Takes the text before the first soft token of each example apart, where it need not be gone back through."""
+    asked, sets, vocab_size = experiment.config.data.ahead, list(sets), experiment.encoder.vocab_size
+    # Behind soft tokens that are shared, all text depends on them.
+    if asked is False or not experiment.learns_rows_alone or any(token >= vocab_size for token in hoisted):
+        return sets
+    apart = [split_ahead(part, vocab_size) for part in sets]
+    examples = [example for part in apart if part is not None for example in part]
+    if any(part is None for part in apart) or not any(len(example.source) for example in examples):
+        return sets
+    # Two passes read the weights twice.
+    ahead = sum(len(example.source) for example in examples)
+    worth = ahead > sum(len(example.ids) for example in examples)
+    return apart if asked or worth else sets
 
 
 def training_loader(

@@ -83,6 +83,7 @@ class LayerInputs(struct.PyTreeNode):
       angles: rotary cosines and sines of all tokens; None: there is no rotary.
       joined: the hidden states are those of a prompt and of the rows end to end; None: of the rows alone.
       prefix: this layer's keys and values that all rows see.
+      ahead: all layers' keys and values that stand before the rows' own, `[layers, rows, ahead, kv_heads, head_dim]`.
       cache: the keys and values of all layers, this one's new ones not yet among them.
       memory, memory_view: keys and values of the cross-attention, and what each token sees of them.
       layer: its number, counted from 0, traced in a loop.
@@ -94,6 +95,7 @@ class LayerInputs(struct.PyTreeNode):
     angles: Float[Array, "2 rows seq half"] | None = None
     joined: Joined | None = None
     prefix: KeysValues | None = None
+    ahead: KeysValues | None = None
     cache: Cache | None = None
     memory: KeysValues | None = None
     memory_view: View | None = None
@@ -159,6 +161,11 @@ class Attention(nn.Module):
         if cache is not None:
             cache = cache.write(given.layer, (k_rskd, v_rskd))
             k_rtkd, v_rtkd = cache.keys[given.layer], cache.values[given.layer]
+        if given.ahead is not None:
+            k_rtkd, v_rtkd = (
+                jnp.concatenate([part[given.layer].astype(own.dtype), own], axis=1)
+                for part, own in zip(given.ahead, (k_rtkd, v_rtkd), strict=True)
+            )
 
         if given.joined is None:
             options, view = self.options(given.layer), given.pick_view(given.view)

@@ -23,7 +23,7 @@ from jaxprompt.models.precision import as_asked, exact
 from jaxprompt.models.rotary import Rotary
 from jaxprompt.models.stack import is_last, run_layers
 from jaxprompt.ops.attention import Joined, View, joined_padding, visibility, windowed
-from jaxprompt.types import Inputs, Prefix, prefix_length
+from jaxprompt.types import Ahead, Inputs, Prefix, prefix_length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,17 +124,21 @@ class Decoder(nn.Module):
         prefix: Prefix | None = None,
         at=None,
         prompt: Int[Array, " prompt"] | None = None,
+        ahead: Ahead | None = None,
     ) -> Float[Array, "rows seq embed"]:
         """Hidden states of packed rows, after the final norm; of the positions `at [rows, n]` alone, if given.
 
-        All rows see the `prompt`, which stands behind the prefix, as if it had been prefilled.
+        All rows see the `prompt`, which stands behind the prefix, as if it had been prefilled; each segment sees what is
+        `ahead` of it, with which there is no prompt.
         """
         if prompt is not None and self.mesh is not None and row_shards(self.mesh) > 1:
             # Laid end to end with a prompt, rows could not be split over devices.
             prefix, prompt = self.prefill(prompt, soft, prefix), None
         start = prefix_length(prefix)
         if prompt is None:
-            layers = self._layers(self._views(inputs, start), inputs, at)
+            layers = self._layers(self._views(inputs, start, ahead), inputs, at)
+            if ahead is not None:
+                layers = [given.replace(ahead=(ahead.keys, ahead.values)) for given in layers]
             return self._finish(self._run(self._enter(inputs, soft), layers, prefix)[0])
 
         # Prompt and rows end to end.
@@ -175,6 +179,13 @@ class Decoder(nn.Module):
             values = jnp.concatenate([prefix.values.astype(values.dtype), values], axis=1)
         return Prefix(keys, values, start + ids.shape[0])
 
+    @as_asked
+    def look_ahead(self, inputs: Inputs, soft=None, prefix: Prefix | None = None) -> Ahead:
+        """Keys and values of packed rows, for other rows of the same segments that stand behind them."""
+        layers = self._layers(self._views(inputs, prefix_length(prefix)), inputs)
+        _, (keys, values), _ = self._run(self._enter(inputs, soft), layers, prefix, keep_keys_values=True)
+        return Ahead(keys, values, inputs.segments, inputs.positions)
+
     @exact
     @jax.named_scope("head")
     def logits(self, hidden: Float[Array, "*batch embed"], columns=None) -> Float[Array, "*batch vocab"]:
@@ -209,10 +220,14 @@ class Decoder(nn.Module):
         angles = {rotary: None if rotary is None else rotary.angles(inputs.positions) for rotary in rotaries}
         return [LayerInputs(view, angles[rotary], at=at) for view, rotary in zip(views, rotaries, strict=True)]
 
-    def _views(self, inputs: Inputs, start: int) -> list[View]:
-        """What tokens of global and of local layers see, behind a prefix of `start` tokens."""
-        view = View(visibility(inputs, causal=True), causal=True)
-        return self._with_local(view, inputs.positions, inputs.positions, start)
+    def _views(self, inputs: Inputs, start: int, ahead: Ahead | None = None) -> list[View]:
+        """What tokens of global and of local layers see, behind a prefix of `start` tokens and what is ahead of each."""
+        seen, keys = visibility(inputs, causal=True), inputs.positions
+        if ahead is not None:
+            own = inputs.segments[:, :, None] == ahead.segments[:, None, :]
+            seen = jnp.concatenate([own & (inputs.segments > 0)[:, :, None], seen], axis=2)
+            keys = jnp.concatenate([ahead.positions, keys], axis=1)
+        return self._with_local(View(seen, causal=True), inputs.positions, keys, start)
 
     def _with_local(self, view, queries, keys, start) -> list[View]:
         """A view in global and in local layers."""

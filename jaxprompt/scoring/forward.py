@@ -71,9 +71,13 @@ class Forward:
             prefix, shared = conditioning.prefix, jnp.concatenate([hard, shared])
         if conditioning.prefix is not None:
             inputs = inputs.replace(positions=inputs.positions + conditioning.prefix.length)
-        memory = None
-        if batch.source is not None:
+        memory = ahead = None
+        if batch.source is not None and backbone.seq2seq:
             memory = backbone.read(params, batch.source, soft=conditioning.soft, prefix=conditioning.source_prefix)
+        elif batch.source is not None:
+            # Text before the first soft token, which does not depend on what is learned: there is no way back through it.
+            source = batch.source.replace(positions=batch.source.positions + len(self.hoisted))
+            ahead = backbone.look_ahead(params, source, prefix=prefix)
         hidden = backbone.apply(
             params,
             inputs,
@@ -82,6 +86,7 @@ class Forward:
             memory=memory,
             at=self.objective.at(batch),
             prompt=jnp.asarray(shared) if shared.size else None,
+            ahead=ahead,
         )
         # On a GPU or a TPU products of float32 are less unless told so.
         with jax.default_matmul_precision("highest"):

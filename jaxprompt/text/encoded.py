@@ -27,7 +27,8 @@ class Encoded:
       pool_at: the index of the pooled token; 0 where nothing is pooled.
       truncated: whether field text was cut to fit.
       mix_ids, mix: as in `Inputs`; None: nothing is mixed.
-      source: the encoder's ids, of an encoder-decoder, whose decoder all of the above is about; else None.
+      source: the encoder's ids, of an encoder-decoder, whose decoder all of the above is about; of a decoder, the ids
+        ahead of the above, where these are computed by themselves; else None.
     """
 
     ids: Int32[np.ndarray, "length"]

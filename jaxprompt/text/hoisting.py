@@ -49,6 +49,31 @@ def drop_prefix(encoded: Encoded, length: int) -> Encoded:
     )
 
 
+def split_ahead(examples: Sequence[Encoded], vocab_size: int) -> list[Encoded] | None:
+    """Returns the examples with what stands before their first soft token apart, as `Encoded.source`.
+
+    None where that cannot be: an example has no soft token, several segments, or something that is scored before it.
+    """
+    found = []
+    for example in examples:
+        soft = example.ids >= vocab_size
+        first = int(soft.argmax())
+        scored = example.target_at.min() if len(example.target_at) else example.pool_at
+        if not soft.any() or int(example.segments[-1]) > 1 or scored < first or example.mix_ids is not None:
+            return None
+        behind = ("ids", "segments", "positions", "types", "branches")
+        found.append(
+            dataclasses.replace(
+                example,
+                **{name: getattr(example, name)[first:] for name in behind},
+                target_at=example.target_at - first,
+                pool_at=max(example.pool_at - first, 0),
+                source=example.ids[:first],
+            )
+        )
+    return found
+
+
 def split_constant(
     ids: Sequence[int] | Int32[np.ndarray, "head"], vocab_size: int
 ) -> tuple[Int32[np.ndarray, "hard"], Int32[np.ndarray, "rest"]]:

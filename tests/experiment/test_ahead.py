@@ -1,0 +1,164 @@
+"""Text before the first soft token, computed by itself: the same losses and gradients, and no way back through it."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxprompt
+from jaxprompt.config import load_config
+from jaxprompt.experiment.build import build
+from jaxprompt.experiment.data import TrainingData
+from jaxprompt.types import Inputs
+from tests.conftest import STORIES
+from tests.flops import products
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+ROWS = [
+    {
+        "text": f"{'the dog ran and ran ' * (1 + number % 3)}{number}",
+        "other": "a cat",
+        "label": "gb"[number % 2],
+        "n": number,
+    }
+    for number in range(8)
+]
+LABELS = {"g": "good", "b": ["so bad", "b"]}
+
+
+def config(template, ahead, objective=None, **sections):
+    return load_config(
+        {
+            "model": STORIES,
+            "template": template,
+            "method": {"init": {"top_k": 100}},
+            "objective": objective or {"type": "verbalizer", "labels": LABELS},
+            "data": {"train": ROWS, "validation": ROWS[:3], "ahead": ahead, "label": "label", "target": "other"},
+            "train": {"steps": 3, "batch_size": 4, "eval_every": 3},
+            **sections,
+        }
+    )
+
+
+def loss_and_gradient(stories, given):
+    experiment = build(given, stories)
+    data = TrainingData.load(experiment)
+    forward = experiment.forward(data.hoisted)
+    frozen = forward.frozen()
+    trainable = experiment.init_trainable()
+
+    def loss_of(trainable):
+        total = 0.0
+        for batch in data.validation.batches():
+            total = total + forward(experiment.method.apply(trainable), trainable.get("head", {}), frozen, batch).loss
+        return total
+
+    return data, jax.jit(jax.value_and_grad(loss_of))(trainable)
+
+
+@pytest.mark.parametrize(
+    ("template", "objective"),
+    [
+        ("{text}{soft:3} It was {target}", None),
+        ("Read this: {text}{soft:2} Well,{soft:1} it was {target}", None),
+        ("{text} or {other}{soft:3} {target}", {"type": "generation"}),
+        ("{text} {soft:3}.", {"type": "classifier"}),
+        ("{bos}{text}{soft:3}{n} ", {"type": "regression"}),
+    ],
+)
+def test_losses_and_gradients_are_those_of_the_whole(stories, template, objective):
+    label = {"label": "n"} if objective == {"type": "regression"} else {}
+    found = {}
+    for ahead in (False, True):
+        given = config(template, ahead, objective)
+        given = given.model_copy(update={"data": given.data.model_copy(update=label)})
+        data, found[ahead] = loss_and_gradient(stories, given)
+        batch = next(data.validation.batches())
+        assert (batch.source is not None) == ahead
+        if ahead:
+            assert (batch.source.segments > 0).sum() > 20
+    (loss, gradient), (want_loss, want_gradient) = found[True], found[False]
+    assert float(loss) == pytest.approx(float(want_loss), rel=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4), gradient, want_gradient)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("template", "sections"),
+    [
+        # What is learned comes first, and reaches all text.
+        ("{soft:2}{text}{soft:2} It was {target}", {}),
+        ("{text} It was {target}", {"method": {"name": "prefix"}}),
+        ("{text}{soft:2} {target}", {"method": {"name": "together", "parts": [{"name": "soft"}, {"name": "lora"}]}}),
+        # The mean is over all of it.
+        ("{text}{soft:2}{other}", {"objective": {"type": "classifier", "pool": "mean"}}),
+    ],
+)
+def test_what_depends_on_the_prompt_stays_with_it(stories, template, sections):
+    data = TrainingData.load(build(config(template, True, **sections), stories))
+    assert next(data.validation.batches()).source is None
+
+
+def test_it_is_taken_apart_where_it_is_most_of_the_tokens(stories):
+    long = "{text} {text} {text}{soft:2} {target}"
+    assert next(TrainingData.load(build(config(long, None), stories)).train_batches(0)).source is not None
+    short = "{other}{soft:9} {text} {target}"
+    assert next(TrainingData.load(build(config(short, None), stories)).train_batches(0)).source is None
+
+
+def test_a_run_learns_the_same_prompt(stories, tmp_path, quiet):
+    prompts = []
+    for ahead in (False, True):
+        given = config("{text}{soft:3} It was {target}", ahead, run_dir=str(tmp_path / str(ahead)))
+        prompts.append(jaxprompt.train(given, backbone=stories, reporter=quiet).prompt)
+    np.testing.assert_allclose(prompts[0].soft, prompts[1].soft, atol=1e-4)
+
+
+# Windows, of two rotaries, of positions that are learned, with norms behind.
+@pytest.mark.parametrize("name", ["gemma3", "gemma2", "gpt2", "mistral", "qwen2-windows", "gpt-neo", "phi3"])
+def test_every_kind_of_decoder_sees_what_is_ahead(name):
+    backbone = jaxprompt.load_backbone(GOLDEN / name)
+    rng = np.random.default_rng(0)
+    whole = rng.integers(0, backbone.vocab_size, (2, 12)).astype(np.int32)
+    # Two texts in the first row, one in the second; each is cut, at 4, at 3 and at 5.
+    segments = np.array([[1] * 7 + [2] * 5, [1] * 12], np.int32)
+    positions = np.array([[*range(7), *range(5)], [*range(12)]], np.int32)
+    cut = np.array([[1] * 4 + [0] * 3 + [1] * 3 + [0] * 2, [1] * 5 + [0] * 7], bool)
+
+    def rows(which):
+        length = which.sum(1).max()
+        found = [np.zeros((2, length), np.int32) for _ in range(3)]
+        for array, source in zip(found, (whole, positions, segments), strict=True):
+            for row in range(2):
+                part = source[row][which[row]]
+                array[row, : len(part)] = part
+        return Inputs(*found)
+
+    want = backbone.apply(backbone.params, Inputs(whole, positions, segments))
+    ahead = backbone.look_ahead(backbone.params, rows(cut))
+    found = backbone.apply(backbone.params, rows(~cut), ahead=ahead)
+    for row in range(2):
+        own = np.asarray(want)[row][~cut[row]]
+        np.testing.assert_allclose(found[row, : len(own)], own, atol=2e-5, rtol=1e-4)
+
+
+def test_no_way_back_is_computed_through_it(stories):
+    """A step forward through the text and through the prompt, and back through the prompt alone."""
+    flops = {}
+    rows = [{**row, "text": " ".join([row["text"]] * 5)} for row in ROWS]
+    for ahead in (False, True):
+        given = config("{text}{soft:3} It was {target}", ahead)
+        given = given.model_copy(update={"data": given.data.model_copy(update={"train": rows, "packing": False})})
+        experiment = build(given, stories)
+        data = TrainingData.load(experiment)
+        forward = experiment.forward(data.hoisted)
+        frozen = forward.frozen()
+
+        def loss_of(trainable, frozen, batch, forward=forward, experiment=experiment):
+            return forward(experiment.method.apply(trainable), {}, frozen, batch).loss
+
+        batch = next(data.train_batches(0))
+        found = products(jax.grad(loss_of), experiment.init_trainable(), frozen, batch)
+        flops[ahead] = sum(product.flops for product in found)
+    assert flops[True] < 0.5 * flops[False]
