@@ -112,6 +112,7 @@ class Batch(struct.PyTreeNode):
       source: the encoder's rows, of an encoder-decoder, whose decoder all of the above is about: an example has the
         same row and the same segment number in both. Of a decoder, what stands before its first soft token, where that
         is computed by itself.
+      ahead: keys and values of a decoder's `source`, where they were computed before.
     """
 
     inputs: Inputs
@@ -123,6 +124,7 @@ class Batch(struct.PyTreeNode):
     answers: dict[str, Shaped[Array, "rows slots"]]
     index: Int[Array, "rows slots"]
     source: Inputs | None = None
+    ahead: tuple[Float[Array, "rows ahead layers kv_heads head_dim"], ...] | None = None
 
 
 class Ahead(struct.PyTreeNode):

@@ -158,6 +158,9 @@ class DataConfig(Options):
         description="compute text before an example's first soft token by itself, with no backward pass; unset: where it is "
         "most of the tokens",
     )
+    cache: Literal["memory", "disk"] | None = Field(
+        None, description="keep keys and values of that text, computed once: in the host's memory, or in the run folder"
+    )
     share_prefix: bool = Field(True, description="compute a causal constant prefix once per step; false per example")
 
 
@@ -272,6 +275,7 @@ MACHINE_KEYS = (
     "unroll",
     "train.remat",
     "data.workers",
+    "data.cache",
     *(f"mesh.{axis}" for axis in MeshConfig.model_fields),
 )
 # What a finished run may be used with beyond those.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxprompt.data.cache import AheadCache
 from jaxprompt.data.mixing import Mixture
 from jaxprompt.data.mixup import Mixup
 from jaxprompt.data.order import Order, Parts
@@ -25,12 +26,14 @@ class Loader:
       order: which of them make up each batch.
       plan: the shapes of the rows, from `plan_rows` or `plan_separate`.
       num_words: `Objective.num_words`.
+      cache: what is ahead of each example; None: it is computed in every batch.
     """
 
     examples: Sequence[Encoded]
     order: Order | Mixture | Parts
     plan: RowPlan
     num_words: int = 1
+    cache: AheadCache | None = None
 
     @property
     def batch_size(self) -> int:
@@ -38,7 +41,8 @@ class Loader:
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """Packs the examples of the given numbers."""
-        return pack([self.examples[i] for i in numbers], self.plan, num_words=self.num_words, index=numbers)
+        batch = pack([self.examples[i] for i in numbers], self.plan, num_words=self.num_words, index=numbers)
+        return batch if self.cache is None else self.cache.with_ahead(batch)
 
     def train_batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Yields the batch of each step from `start_step` on, without end. Any step can be resumed at exactly."""

@@ -4,13 +4,17 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxprompt.config import Config
+from jaxprompt.data.cache import AheadCache
 from jaxprompt.data.large import LargeOrder
 from jaxprompt.data.loader import FreshLoader, Loader
 from jaxprompt.data.mixing import Mixture, temperature_weights
@@ -21,12 +25,15 @@ from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import Experiment
 from jaxprompt.experiment.fresh import Fresh, augment_of, fresh_of, mixup_of
 from jaxprompt.experiment.rows import naming, training_parts, training_sources, validates, validation_rows
+from jaxprompt.machine.files import writing
+from jaxprompt.machine.host import free_memory
 from jaxprompt.machine.sharding import row_shards
 from jaxprompt.metrics.classification import majority
 from jaxprompt.text.encoded import Encoded
 from jaxprompt.text.hoisting import drop_prefix, hoist_length, split_ahead
 from jaxprompt.text.labels import UNLABELLED
 from jaxprompt.text.templates import check_fields
+from jaxprompt.types import Batch
 
 # What a program more costs on an accelerator, and what one device computes meanwhile: roughly, for a choice that matters
 # only where it is clear.
@@ -107,10 +114,11 @@ class TrainingData:
             whole = -(-sum(drawn.sizes) // config.train.accumulate) * config.train.accumulate
             batch_size = min(config.train.batch_size, whole)
             loader = training_loader(experiment, drawn, train, batch_size, len(hoisted))
+        valid_data = evaluation_data(experiment, valid) if valid else None
         return cls(
             hoisted=hoisted,
             train=loader,
-            validation=evaluation_data(experiment, valid) if valid else None,
+            validation=valid_data,
             validation_rows=valid_rows,
             accumulate=config.train.accumulate,
             fingerprint=fingerprint,
@@ -121,6 +129,56 @@ class TrainingData:
                 if (count := sum(example.truncated for example in part))
             },
         )
+
+    def cached(self, experiment: Experiment, folder: Path) -> "TrainingData":
+        """Returns the data with empty caches of what is ahead of the prompt, as `data.cache` asks for.
+
+        Args:
+          folder: where they are kept under `disk`.
+
+        Raises:
+          InputError: there is nothing ahead of the prompt, or more than the machine's memory holds.
+        """
+        how, backbone = experiment.config.data.cache, experiment.backbone
+        if how is None:
+            return self
+
+        def with_cache(loader, name):
+            if loader is None or not isinstance(loader, Loader) or loader.examples[0].source is None:
+                raise InputError(
+                    "data.cache keeps text before an example's first soft token, of a decoder, and there is none that is "
+                    "computed by itself: leave it out, or see data.ahead"
+                )
+            tokens = sum(len(example.source) for example in loader.examples)
+            size = 2 * tokens * math.prod(backbone.prefix_shape) * np.dtype(backbone.dtype).itemsize
+            if how == "memory" and size > free_memory():
+                raise InputError(
+                    f"data.cache=memory would take {size / 1e9:.1f} GB for {tokens} tokens of {name}, there are "
+                    f"{free_memory() / 1e9:.1f}: set it to disk"
+                )
+            kept = folder / name if how == "disk" else None
+            with writing(folder):
+                cache = AheadCache.empty(loader.examples, backbone.prefix_shape, backbone.dtype, kept)
+            return dataclasses.replace(loader, cache=cache)
+
+        train = with_cache(self.train, "train") if self.train is not None else None
+        valid = self.validation
+        if valid is not None:
+            valid = dataclasses.replace(valid, loader=with_cache(valid.loader, "validation"))
+        return dataclasses.replace(self, train=train, validation=valid)
+
+    def fill_caches(self, look_ahead: Callable[[Batch], tuple[Any, Any]]) -> int:
+        """Computes what the caches hold; returns how many bytes that is.
+
+        Args:
+          look_ahead: gives keys and values of a batch's `source`.
+        """
+        loaders = [self.train, None if self.validation is None else self.validation.loader]
+        caches = [loader for loader in loaders if loader is not None and loader.cache is not None]
+        for loader in caches:
+            for batch in dataclasses.replace(loader, cache=None).eval_batches():
+                loader.cache.fill(batch, *map(np.asarray, look_ahead(batch)))
+        return sum(loader.cache.nbytes for loader in caches)
 
     @property
     def batch_size(self) -> int:

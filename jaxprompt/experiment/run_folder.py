@@ -24,6 +24,8 @@ from jaxprompt.reports.records import read_records
 from jaxprompt.text.values import shown
 
 CONFIG, METRICS, RESULT, CHECKPOINTS = "config.yaml", "metrics.jsonl", "result.json", "checkpoints"
+# What is computed ahead of the prompt, while the run is under way.
+CACHE = "ahead"
 
 
 def is_run(source: str) -> bool:

@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+import math
 import os
 import sys
 from pathlib import Path
@@ -45,3 +46,11 @@ def _has_tpu(pci: Path = Path("/sys/bus/pci/devices")) -> bool:
     """Whether there may be one: a PCI device of Google's."""
     vendors = (path.read_text().strip() for path in pci.glob("*/vendor"))
     return any(vendor == "0x1ae0" for vendor in vendors)
+
+
+def free_memory() -> float:
+    """Bytes of memory that are not in use; infinity where the system does not say."""
+    info = Path("/proc/meminfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return float(found[0]) * 1024 if found else math.inf

@@ -11,7 +11,7 @@ from jaxprompt.machine.ahead import shape_of
 from jaxprompt.models.adapted import adapted
 from jaxprompt.objectives import Objective, Vocabulary
 from jaxprompt.text.hoisting import split_constant
-from jaxprompt.types import Batch, Conditioning, Scores
+from jaxprompt.types import Ahead, Batch, Conditioning, Scores
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,12 @@ class Forward:
     def _frozen(self, hard_prefix) -> dict:
         return {"params": self.backbone.params, "objective": self.objective.frozen(), "hard_prefix": hard_prefix}
 
+    def look_ahead(self, frozen: dict, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Keys and values of a decoder's `batch.source`, as `apply` needs them ahead; nothing that is learned reaches it."""
+        source = batch.source.replace(positions=batch.source.positions + len(self.hoisted))
+        ahead = self.backbone.look_ahead(frozen["params"], source, prefix=frozen["hard_prefix"])
+        return ahead.keys, ahead.values
+
     def __call__(self, conditioning: Conditioning, head: dict, frozen: dict, batch: Batch) -> Scores:
         backbone, inputs = self.backbone, batch.inputs
         params = adapted(frozen["params"], conditioning.deltas)
@@ -77,7 +83,11 @@ class Forward:
         elif batch.source is not None:
             # Text before the first soft token, which does not depend on what is learned: there is no way back through it.
             source = batch.source.replace(positions=batch.source.positions + len(self.hoisted))
-            ahead = backbone.look_ahead(params, source, prefix=prefix)
+            if batch.ahead is None:
+                ahead = backbone.look_ahead(params, source, prefix=prefix)
+            else:
+                keys, values = (jnp.moveaxis(part, 2, 0) for part in batch.ahead)
+                ahead = Ahead(keys, values, source.segments, source.positions)
         hidden = backbone.apply(
             params,
             inputs,

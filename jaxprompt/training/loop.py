@@ -3,6 +3,8 @@
 import functools
 import json
 import math
+import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +21,9 @@ from jaxprompt.experiment.build import Experiment, build
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.experiment.figures import figures_of
 from jaxprompt.experiment.final import PREDICTIONS, judged
-from jaxprompt.experiment.run_folder import CHECKPOINTS, CONFIG, METRICS, RESULT, dumped, finished, open_run
+from jaxprompt.experiment.run_folder import CACHE, CHECKPOINTS, CONFIG, METRICS, RESULT, dumped, finished, open_run
 from jaxprompt.experiment.writing import Inputs, write_for
+from jaxprompt.machine import compiler
 from jaxprompt.machine.ahead import shapes_on
 from jaxprompt.machine.background import Background
 from jaxprompt.machine.files import whole_file, writing
@@ -93,6 +96,8 @@ class _Run:
 
     def __init__(self, experiment: Experiment, data: TrainingData, run_dir: Path, reporter: Reporter):
         config = experiment.config
+        # A run that is at its end computes too little more.
+        data = data if (run_dir / RESULT).exists() else data.cached(experiment, run_dir / CACHE)
         self.experiment, self.data, self.run_dir, self.reporter = experiment, data, run_dir, reporter
         self.steps = config.train.steps
         every = config.train.eval_every or max(1, -(-self.steps // 10))
@@ -135,6 +140,7 @@ class _Run:
         self.experiment = experiment = self.experiment.loaded()
         self.record["backbone"] = experiment.backbone.fingerprint
         frozen.update(experiment.forward(self.data.hoisted).frozen(prefill))
+        self._fill_caches(frozen)
         state = start(experiment.init_trainable())
         # Everything that a config can get wrong has been checked, and that a folder with one is this experiment's.
         if not (self.run_dir / CONFIG).exists():
@@ -154,6 +160,19 @@ class _Run:
         finally:
             checkpoints.close()
         return self._finish(state)
+
+    def _fill_caches(self, frozen: dict) -> None:
+        """Computes what the data's caches hold."""
+        config = self.experiment.config
+        if config.data.cache is None or (self.run_dir / RESULT).exists():
+            return
+        begun = time.perf_counter()
+        look_ahead = compiler.jit(self.experiment.forward(self.data.hoisted).look_ahead)
+        size = self.data.fill_caches(lambda batch: look_ahead(frozen, self.place(batch)))
+        seconds = time.perf_counter() - begun
+        self.reporter.say(
+            f"computed what is ahead of the prompt in {seconds:.1f} s: {size / 1e9:.2f} GB ({config.data.cache}), read in every step"
+        )
 
     def _begin_compiling(self, background: Background, step, frozen: dict, state: TrainState) -> None:
         """Begins to compile what the run will need; everything here is shapes."""
@@ -320,6 +339,7 @@ class _Run:
             metrics["truncated"] = self.data.truncated
         with whole_file(self.run_dir / RESULT) as file:
             file.write((json.dumps(metrics, indent=2, ensure_ascii=False) + "\n").encode())
+        shutil.rmtree(self.run_dir / CACHE, ignore_errors=True)
         return Result(prompt, metrics, self.run_dir)
 
     def _final(self, prompt: Prompt) -> dict[str, Any]:

@@ -8,8 +8,10 @@ import pytest
 
 import jaxprompt
 from jaxprompt.config import load_config
+from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import build
 from jaxprompt.experiment.data import TrainingData
+from jaxprompt.reports.terminal import Reporter
 from jaxprompt.types import Inputs
 from tests.conftest import STORIES
 from tests.flops import products
@@ -162,3 +164,67 @@ def test_no_way_back_is_computed_through_it(stories):
         found = products(jax.grad(loss_of), experiment.init_trainable(), frozen, batch)
         flops[ahead] = sum(product.flops for product in found)
     assert flops[True] < 0.5 * flops[False]
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_what_is_ahead_is_computed_once_and_read_in_every_step(stories, tmp_path, capsys, cache, monkeypatch):
+    runs = {}
+    for how in (None, cache):
+        given = config("{text}{soft:3} It was {target}", True, run_dir=str(tmp_path / str(how)))
+        given = given.model_copy(update={"data": given.data.model_copy(update={"cache": how})})
+        reporter = Reporter(quiet=how is None)
+        runs[how] = jaxprompt.train(given, backbone=stories, reporter=reporter)
+    np.testing.assert_allclose(runs[cache].prompt.soft, runs[None].prompt.soft, atol=1e-5)
+    assert runs[cache].metrics["loss"] == pytest.approx(runs[None].metrics["loss"], rel=1e-5)
+    assert f"GB ({cache}), read in every step" in capsys.readouterr().err
+    assert not (tmp_path / cache / "ahead").exists()
+    # The other way of computing it is no other run.
+    again = jaxprompt.train(
+        given.model_copy(update={"data": given.data.model_copy(update={"cache": None})}), backbone=stories
+    )
+    assert again.metrics == runs[cache].metrics
+
+
+def test_a_cached_step_does_not_look_at_the_text(stories, tmp_path):
+    given = config("{text}{soft:3} It was {target}", True)
+    given = given.model_copy(update={"data": given.data.model_copy(update={"cache": "memory"})})
+    experiment = build(given, stories)
+    data = TrainingData.load(experiment).cached(experiment, tmp_path)
+    forward = experiment.forward(data.hoisted)
+    frozen = forward.frozen()
+    data.fill_caches(lambda batch: forward.look_ahead(frozen, batch))
+    batch = next(data.train_batches(0))
+    plain = batch.replace(ahead=None)
+    trainable = experiment.init_trainable()
+
+    def loss_of(trainable, batch):
+        return forward(experiment.method.apply(trainable), {}, frozen, batch).loss
+
+    assert float(loss_of(trainable, batch)) == pytest.approx(float(loss_of(trainable, plain)), rel=1e-6)
+    flops = [sum(p.flops for p in products(jax.grad(loss_of), trainable, one)) for one in (batch, plain)]
+    assert flops[0] < 0.7 * flops[1]
+
+
+@pytest.mark.parametrize(
+    ("template", "ahead", "message"),
+    [
+        ("{soft:3}{text} It was {target}", None, "data.cache keeps text before an example's first soft token"),
+        ("{text}{soft:3} It was {target}", False, "data.cache keeps text before an example's first soft token"),
+    ],
+)
+def test_a_cache_of_nothing_is_refused(stories, tmp_path, template, ahead, message):
+    given = config(template, ahead, run_dir=str(tmp_path / "run"))
+    given = given.model_copy(update={"data": given.data.model_copy(update={"cache": "memory"})})
+    with pytest.raises(InputError) as error:
+        jaxprompt.train(given, backbone=stories)
+    assert str(error.value).startswith(message) and not (tmp_path / "run").exists()
+
+
+def test_a_cache_larger_than_the_memory_names_the_disk(stories, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxprompt.experiment.data.free_memory", lambda: 1000.0)
+    given = config("{text}{soft:3} It was {target}", True, run_dir=str(tmp_path / "run"))
+    given = given.model_copy(update={"data": given.data.model_copy(update={"cache": "memory"})})
+    with pytest.raises(
+        InputError, match=r"^data\.cache=memory would take .* GB for \d+ tokens of train.*: set it to disk$"
+    ):
+        jaxprompt.train(given, backbone=stories)
