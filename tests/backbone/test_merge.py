@@ -35,8 +35,15 @@ def changed(folder, path, method="lora"):
 
 
 # Separate and transposed, one fused in parts, in blocks, and by rows; encoder and encoder-decoder.
-@pytest.mark.parametrize("name", ["llama-untied", "gpt2", "gpt-neox", "phi3", "bert", "t5", "qwen2"])
-@pytest.mark.parametrize("method", ["lora", "ia3"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *((name, "lora") for name in ("gpt2", "gpt-neox", "t5")),
+        *((name, "ia3") for name in ("phi3", "bert")),
+        *(pytest.param(name, "lora", marks=pytest.mark.slow) for name in ("llama-untied", "phi3", "bert", "qwen2")),
+        *(pytest.param(name, "ia3", marks=pytest.mark.slow) for name in ("gpt2", "gpt-neox", "t5", "qwen2")),
+    ],
+)
 def test_a_merged_model_computes_what_the_changed_one_does(tmp_path, capsys, name, method):
     backbone, path, prompt = changed(GOLDEN / name, tmp_path / "p.safetensors", method)
     assert main(["merge", str(path), "--out", str(tmp_path / "merged")]) == 0

@@ -16,7 +16,7 @@ def steps(order, count):
     return np.concatenate([order.batch(step) for step in range(count)])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(starts, st.integers(1, 50), st.integers(0, 5), st.booleans(), st.booleans())
 def test_every_epoch_has_each_example_once(starts, batch_size, seed, shuffle, together):
     count = starts[-1]

@@ -17,6 +17,12 @@ from tests.conftest import STORIES
 from tests.flops import products
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 ROWS = [
     {
         "text": f"{'the dog ran and ran ' * (1 + number % 3)}{number}",
@@ -62,11 +68,11 @@ def loss_and_gradient(stories, given):
 @pytest.mark.parametrize(
     ("template", "objective"),
     [
-        ("{text}{soft:3} It was {target}", None),
+        slow("{text}{soft:3} It was {target}", None),
         ("Read this: {text}{soft:2} Well,{soft:1} it was {target}", None),
         ("{text} or {other}{soft:3} {target}", {"type": "generation"}),
         ("{text} {soft:3}.", {"type": "classifier"}),
-        ("{bos}{text}{soft:3}{n} ", {"type": "regression"}),
+        slow("{bos}{text}{soft:3}{n} ", {"type": "regression"}),
     ],
 )
 def test_losses_and_gradients_are_those_of_the_whole(stories, template, objective):
@@ -109,6 +115,7 @@ def test_it_is_taken_apart_where_it_is_most_of_the_tokens(stories):
     assert next(TrainingData.load(build(config(short, None), stories)).train_batches(0)).source is None
 
 
+@pytest.mark.slow
 def test_a_run_learns_the_same_prompt(stories, tmp_path, quiet):
     prompts = []
     for ahead in (False, True):
@@ -118,7 +125,9 @@ def test_a_run_learns_the_same_prompt(stories, tmp_path, quiet):
 
 
 # Windows, of two rotaries, of positions that are learned, with norms behind.
-@pytest.mark.parametrize("name", ["gemma3", "gemma2", "gpt2", "mistral", "qwen2-windows", "gpt-neo", "phi3"])
+@pytest.mark.parametrize(
+    "name", ["gemma3", "gpt2", "gpt-neo", *map(slow, ("gemma2", "mistral", "qwen2-windows", "phi3"))]
+)
 def test_every_kind_of_decoder_sees_what_is_ahead(name):
     backbone = jaxprompt.load_backbone(GOLDEN / name)
     rng = np.random.default_rng(0)
@@ -166,7 +175,7 @@ def test_no_way_back_is_computed_through_it(stories):
     assert flops[True] < 0.5 * flops[False]
 
 
-@pytest.mark.parametrize("cache", ["memory", "disk"])
+@pytest.mark.parametrize("cache", ["disk", pytest.param("memory", marks=pytest.mark.slow)])
 def test_what_is_ahead_is_computed_once_and_read_in_every_step(stories, tmp_path, capsys, cache, monkeypatch):
     runs = {}
     for how in (None, cache):
@@ -192,7 +201,8 @@ def test_a_cached_step_does_not_look_at_the_text(stories, tmp_path):
     data = TrainingData.load(experiment).cached(experiment, tmp_path)
     forward = experiment.forward(data.hoisted)
     frozen = forward.frozen()
-    data.fill_caches(lambda batch: forward.look_ahead(frozen, batch))
+    look_ahead = jax.jit(forward.look_ahead)
+    data.fill_caches(lambda batch: look_ahead(frozen, batch))
     batch = next(data.train_batches(0))
     plain = batch.replace(ahead=None)
     trainable = experiment.init_trainable()
@@ -200,7 +210,8 @@ def test_a_cached_step_does_not_look_at_the_text(stories, tmp_path):
     def loss_of(trainable, batch):
         return forward(experiment.method.apply(trainable), {}, frozen, batch).loss
 
-    assert float(loss_of(trainable, batch)) == pytest.approx(float(loss_of(trainable, plain)), rel=1e-6)
+    loss = jax.jit(loss_of)
+    assert float(loss(trainable, batch)) == pytest.approx(float(loss(trainable, plain)), rel=1e-6)
     flops = [sum(p.flops for p in products(jax.grad(loss_of), trainable, one)) for one in (batch, plain)]
     assert flops[0] < 0.7 * flops[1]
 

@@ -103,6 +103,7 @@ def test_a_killed_stream_goes_on_as_if_it_had_not_been(stories, files, quiet):
         jaxprompt.train({**halves, "data": halves["data"]}, backbone=stories, reporter=quiet)
 
 
+@pytest.mark.slow
 def test_processes_make_the_same_batches(stories, files):
     given = tree(files, stream=True, augment={"swap": 0.3}, workers=2)
     data, found = batches(stories, given, 5, start=3)
@@ -159,6 +160,7 @@ def test_texts_change_by_epoch_and_labels_do_not(stories, files):
     assert ids[0] == ids[1]
 
 
+@pytest.mark.slow
 def test_a_run_with_changed_texts_is_resumed_at_exactly(stories, files, quiet):
     killed_and_whole(
         tree(files, augment={"swap": 0.3, "templates": ["{soft:3}Review: {text} It was {target}"]}), stories, quiet

@@ -29,7 +29,9 @@ from jaxprompt.training.step import init_state, make_train_step
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 T5_ATTENTION = {"SelfAttention": "attention", "EncDecAttention": "cross"}
-CURVES = sorted(path.name.removesuffix(".safetensors") for path in (GOLDEN / "curves").glob("*.safetensors"))
+NAMES = sorted(path.name.removesuffix(".safetensors") for path in (GOLDEN / "curves").glob("*.safetensors"))
+# Every method on one model; the rest takes its time.
+CURVES = [pytest.param(name, marks=() if name.startswith("llama") else pytest.mark.slow) for name in NAMES]
 
 
 def encoded(ids, targets, source=None):

@@ -39,8 +39,16 @@ def tree(run_dir, rows=ROWS, **objective):
     }
 
 
-@pytest.mark.parametrize("share", [True, False])
-@pytest.mark.parametrize("score", ["sum", "mean", "pmi"])
+@pytest.mark.parametrize(
+    ("score", "share"),
+    [
+        ("sum", True),
+        ("mean", True),
+        ("pmi", True),
+        ("pmi", False),
+        pytest.param("sum", False, marks=pytest.mark.slow),
+    ],
+)
 def test_each_choice_scores_as_if_it_were_alone(stories, tmp_path, score, share):
     given = tree(tmp_path / "run", score=score)
     experiment = build(load_config(given | {"data": given["data"] | {"share_prefix": share}}), stories)
