@@ -96,11 +96,16 @@ def without_prompt(config: Config, text: str = "", turns: list[dict] = ()) -> Co
         tree["template"] = put(config.template)
     else:
         tree["chat"] = [*turns, *({**turn, "content": put(turn["content"])} for turn in tree["chat"])]
-    if "head" not in config.optimizer.rates:
+    if not has_head(config):
         tree["train"] |= {"steps": 0}
     if turns:
         tree["data"]["max_length"] = None
     return load_config({**tree, "method": {"name": "none"}})
+
+
+def has_head(config: Config) -> bool:
+    """Whether something is learned without a prompt."""
+    return config.objective.type in ("classifier", "regression")
 
 
 def examples(config: Config, shots: int) -> list[dict]:
@@ -137,7 +142,7 @@ def _literal(text: str) -> str:
 
 def variants(name: str, config: Config, shots: int, seeds: int) -> Iterator[tuple[str, int, Config]]:
     """What is measured of a task: by name and seed, a config."""
-    head = "head" in config.optimizer.rates or config.objective.type in ("classifier", "regression")
+    head = has_head(config)
     yield ("head alone" if head else "no prompt"), 0, without_prompt(config)
     text = getattr(config.method.init, "text", None)
     if config.method.name == "soft" and text is not None:
