@@ -224,7 +224,7 @@ REFUSALS = {
     "unknown option": (["train", "config.yaml", "--jsno"], "unrecognized arguments: --jsno"),
     "argument too many": (
         ["evaluate", "run", "run2"],
-        "'run2': of a run that exists only attention, matmul_precision, unroll, train.remat, mesh",
+        "'run2': of a run that exists only attention, matmul_precision, unroll, train.remat, data.workers, data.cache, mesh",
     ),
     "another template": (["predict", "run", "--text", "x", "template={text}"], "'template={text}': of a run that"),
     "a key for a model": (["generate", "model", "--text", "x", "mesh.data=1"], "'mesh.data=1' is for a run"),
@@ -365,7 +365,10 @@ OPTIONS = {
         "RUN|MODEL", "KEY=VALUE", "--text TEXT", "--file FILE", "--dtype", "--max-new-tokens", "--temperature", "--top-k", "--top-p",
         "--seed", "--batch-size", "--json",
     ],
+    "merge": ["RUN", "--out FOLDER", "--model MODEL", "--json"],
     "tasks": ["NAME", "--form", "--model MODEL", "--json"],
+    "methods": ["--model MODEL", "--length N", "--json"],
+    "data": ["{prepare}", "[SPLIT=]FILE", "--out DIR", "--encoding", "--columns A,B", "--pattern", "--json"],
     "quickstart": ["--run-dir DIR", "KEY=VALUE", "--json"],
 }  # fmt: skip
 

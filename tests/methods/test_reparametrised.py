@@ -46,7 +46,7 @@ def test_a_superposition_is_a_mixture_of_words(stories, rows):
     np.testing.assert_allclose(experiment.prompt(trainable).soft, mixture @ words, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "axis"), [("soft", 0), ("prefix", 1)])
+@pytest.mark.parametrize(("name", "axis"), [("prefix", 1), pytest.param("soft", 0, marks=pytest.mark.slow)])
 def test_frozen_rows_stay_whatever_the_optimizer_does(stories, rows, tmp_path, quiet, name, axis):
     tree = config(name, rows, run_dir=str(tmp_path / "run"))
     tree["method"] |= {"frozen": 2}

@@ -131,6 +131,7 @@ def test_a_row_that_cannot_be_measured_is_refused_by_its_number(stories, rows, n
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_resumed_is_uninterrupted_and_its_file_scores_as_what_was_learned(stories, rows, tmp_path, quiet, name):
     tree = config(name, rows, run_dir=str(tmp_path / "run"))
