@@ -11,7 +11,7 @@ def add_arguments(parser) -> None:
         "files", nargs="+", metavar="[SPLIT=]FILE", help="a file of rows, of the split train unless it says another"
     )
     parser.add_argument(
-        "--out", required=True, metavar="DIR", help="a folder that is not there yet (needed; default: none)"
+        "--out", required=True, metavar="DIR", help="a folder that is not there yet, needed (default: none)"
     )
     parser.add_argument("--encoding", default="utf-8", help="of text files (default: %(default)s)")
     parser.add_argument("--columns", metavar="A,B", help="names of columns of files without a header (default: none)")

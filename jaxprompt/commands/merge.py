@@ -8,7 +8,7 @@ HELP = "write a model with a run's changes of weights (LoRA, (IA)3) in its weigh
 def add_arguments(parser) -> None:
     parser.add_argument("run_dir", metavar="RUN", help="a run folder, or a prompt file")
     parser.add_argument(
-        "--out", required=True, metavar="FOLDER", help="a folder that is not there yet (needed; default: none)"
+        "--out", required=True, metavar="FOLDER", help="a folder that is not there yet, needed (default: none)"
     )
     parser.add_argument("--model", metavar="MODEL", help="where the model is (default: where it was)")
 
