@@ -18,7 +18,7 @@ from jaxprompt.data.sources import memory_reference, names_files
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import make_objective, soft_length, turns_of
 from jaxprompt.experiment.rows import naming
-from jaxprompt.methods import fills_slots
+from jaxprompt.methods import fills_slots, parts_of
 from jaxprompt.prompts import FILE_NAME, Prompt, load_prompt, shown_path
 from jaxprompt.reports.records import read_records
 from jaxprompt.text.values import shown
@@ -170,7 +170,7 @@ def _check_prompt(prompt: Prompt, config: Config, run_dir: str | Path) -> None:
     fills = fills_slots(config.method)
     rows = soft_length(config) if fills else 0
     agree("the number of its soft rows", 0 if prompt.soft is None else len(prompt.soft), rows)
-    keys = getattr(config.method, "length", 0)
+    keys = sum(getattr(part, "length", 0) for part in parts_of(config.method))
     for name, part in (("prefix", prompt.prefix), ("encoder's prefix", prompt.source_prefix)):
         if part is not None or name == "prefix":
             agree(f"the length of its {name}", 0 if part is None else part.keys.shape[1], keys)

@@ -46,4 +46,4 @@ def make_method(options: Options, soft_length: int, backbone: Any) -> Method:
     return METHODS[options.name].build(options, soft_length, backbone)
 
 
-__all__ = ["FROZEN", "METHODS", "Method", "Start", "fills_slots", "fold", "listing", "make_method"]
+__all__ = ["FROZEN", "METHODS", "Method", "Start", "fills_slots", "fold", "listing", "make_method", "parts_of"]
