@@ -12,6 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+
+def put_measured(page: Path, measured: str) -> None:
+    """Puts what was measured, and on what, between the markers of a page; what is written around them stays."""
+    text = page.read_text(encoding="utf-8") if page.exists() else f"{BEGIN}\n{END}\n"
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    page.write_text(f"{before}{BEGIN}\n{machine(jax_devices())}\n\n{measured}\n{END}{after}", encoding="utf-8")
 
 
 def cpu_name() -> str:

@@ -28,7 +28,6 @@ from jaxprompt.metrics.regression import PEARSON, SPEARMAN
 from jaxprompt.objectives.similarity import embed_labels
 from jaxprompt.reports.terminal import Reporter
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 # Config, the figure that the table shows, the number of examples that few-shot text shows, seeds of the learned prompt.
 TASKS = {
     "smollm2/sst2": ("accuracy", 4, 3),
@@ -238,11 +237,7 @@ def main() -> None:
         for what, seed, variant in variants(task, config, shots, args.seeds or seeds):
             if (task, what, seed) not in known:
                 keep(measured(task, what, seed, variant, args.work_dir))
-    page = common.RESULTS / "evidence.md"
-    text = page.read_text(encoding="utf-8") if page.exists() else f"{BEGIN}\n{END}\n"
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    machine = common.machine(common.jax_devices())
-    page.write_text(f"{before}{BEGIN}\n{machine}\n\n{table(records)}\n{END}{after}", encoding="utf-8")
+    common.put_measured(common.RESULTS / "evidence.md", table(records))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ VARIANTS = {
     "behind": (BEHIND, {"ahead": True}),
     "behind, computed once": (BEHIND, {"ahead": True, "cache": "memory"}),
 }
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 class Variant:
@@ -107,10 +106,7 @@ def main() -> None:
     fill = (
         f"Computed once: {record['fill_seconds']:.0f} s and {record['cache_bytes'] / 1e9:.2f} GB for {len(rows)} rows."
     )
-    page = common.RESULTS / "place.md"
-    text = page.read_text(encoding="utf-8") if page.exists() else f"{BEGIN}\n{END}\n"
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{record['machine']}\n\n{table}\n\n{fill}\n{END}{after}", encoding="utf-8")
+    common.put_measured(common.RESULTS / "place.md", f"{table}\n\n{fill}")
     print(table)
 
 

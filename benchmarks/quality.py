@@ -27,7 +27,6 @@ from jaxprompt.inference.predict import score
 from jaxprompt.prompts import Prompt
 from jaxprompt.reports.terminal import Reporter
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 STORY = "Once upon a time"
 STORY_GOES_ON = ", there was a little girl named Lily. She loved to play outside in the park."
 # Sampled, since the most likely text of so small a model repeats itself.
@@ -183,12 +182,7 @@ def main() -> None:
     result = common.RESULTS / f"quality_{args.suite}"
     result.with_suffix(".jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
     plot(records, result.with_suffix(".png"))
-    page = result.with_suffix(".md")
-    text = page.read_text(encoding="utf-8") if page.exists() else f"{BEGIN}\n{END}\n"
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(
-        f"{before}{BEGIN}\n{common.machine(common.jax_devices())}\n\n{measured}\n{END}{after}", encoding="utf-8"
-    )
+    common.put_measured(result.with_suffix(".md"), measured)
     print(measured)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxprompt.backbone.form import described
 from jaxprompt.errors import InputError
+from jaxprompt.machine.files import whole_folder
 from jaxprompt.machine.sharding import make_mesh
 from jaxprompt.models import build
 from jaxprompt.types import Delta
@@ -39,28 +40,15 @@ def write_merged(ref: str, deltas: Mapping[str, Delta], out: Path) -> dict[str, 
     folder = resolve(ref)
     if not folder.is_dir():
         raise InputError(f"{ref!r} is no folder of safetensors, which a merged model is written as: name its original")
-    if out.exists():
-        raise InputError(f"{str(out)!r} is there already: name another folder, or remove it")
-    changed, count = _changed(folder, deltas)
-    partial = out.with_name(f"{out.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with whole_folder(out) as partial:
+        changed, count = _changed(folder, deltas)
         for path in sorted(folder.iterdir()):
             if path.suffix == ".safetensors":
-                write_tensors(partial / path.name, {**(tensors := open_tensors(path)), **_of(changed, tensors)})
+                tensors = open_tensors(path)
+                write_tensors(partial / path.name, {name: changed.get(name, tensors[name]) for name in tensors})
             elif path.suffix in _SUFFIXES and path.is_file():
                 shutil.copyfile(path, partial / path.name)
-        partial.rename(out)
-    except OSError as error:
-        raise InputError(f"{str(out)!r} cannot be written: {error.strerror or error} (name another folder)") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return {"changed": len(changed), "tensors": count}
-
-
-def _of(changed: Mapping[str, np.ndarray], tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: array for name, array in changed.items() if name in tensors}
 
 
 def _changed(folder: Path, deltas: Mapping[str, Delta]) -> tuple[dict[str, np.ndarray], int]:

@@ -23,18 +23,14 @@ def run(args) -> dict:
 
     from jaxprompt.data.prepare import prepare
     from jaxprompt.data.sources import Reading, open_source
-    from jaxprompt.data.sources.base import JoinedSource
     from jaxprompt.reports.terminal import Reporter
 
     how = Reading(args.columns.split(",") if args.columns else None, args.encoding, pattern=args.pattern, lazy=True)
-    splits: dict[str, list] = {}
+    splits: dict[str, list[str]] = {}
     for item in args.files:
         found = re.match(r"(?:(\w+)=)?(.*)", item, re.DOTALL)
-        splits.setdefault(found[1] or "train", []).append(open_source(found[2], how))
-    sources = {
-        name: parts[0] if len(parts) == 1 else JoinedSource(", ".join(part.name for part in parts), parts)
-        for name, parts in splits.items()
-    }
+        splits.setdefault(found[1] or "train", []).append(found[2])
+    sources = {name: open_source(files, how) for name, files in splits.items()}
     return {"out": str(Path(args.out).absolute()), **prepare(sources, Path(args.out), Reporter().say)}
 
 

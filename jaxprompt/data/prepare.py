@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,10 +12,12 @@ import numpy as np
 from jaxprompt.data.sources.base import Source
 from jaxprompt.data.sources.tfds import library
 from jaxprompt.errors import InputError, did_you_mean
+from jaxprompt.machine.files import whole_folder
 from jaxprompt.text.values import plain, shown
 
 # Rows in a file, and rows that are handed over at a time.
 SHARD_ROWS, BATCH_ROWS = 100_000, 1000
+_NUMBERS = ("int", "float")
 
 
 def prepare(splits: Mapping[str, Source], out: Path, tell: Callable[[str], None] = lambda message: None) -> dict:
@@ -36,23 +37,13 @@ def prepare(splits: Mapping[str, Source], out: Path, tell: Callable[[str], None]
       InputError: a row of other columns or values, a folder that is there, or one that cannot be written.
     """
     tfds = library("data prepare")
-    if out.exists():
-        raise InputError(f"{str(out)!r} is there already: name another folder, or remove it")
     kinds: dict[str, Any] = {}
-    for source in splits.values():
-        for number in range(len(source)):
-            with source.naming():
-                kinds = _row_kinds(source[number], kinds, number + 1)
-    partial = out.with_name(f"{out.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with whole_folder(out) as partial:
+        for source in splits.values():
+            for number in range(len(source)):
+                with source.naming():
+                    kinds = _row_kinds(source[number], kinds, number + 1)
         _write(tfds, splits, kinds, partial, out.name, tell)
-        partial.rename(out)
-    except OSError as error:
-        raise InputError(f"{str(out)!r} cannot be written: {error.strerror or error} (name another folder)") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return {"rows": {name: len(source) for name, source in splits.items()}, "columns": kinds}
 
 
@@ -139,7 +130,7 @@ def _joint(kind: Any, known: Any) -> Any:
         return [_joint(kind[0], known[0])]
     if isinstance(kind, dict) and isinstance(known, dict) and kind.keys() == known.keys():
         return {key: _joint(kind[key], known[key]) for key in kind}
-    if {kind, known} == {"int", "float"} if isinstance(kind, str) and isinstance(known, str) else False:
+    if kind in _NUMBERS and known in _NUMBERS:
         return "float"
     raise InputError(f"is of the kind {kind}, in rows before {known} (make them alike)")
 

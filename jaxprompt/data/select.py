@@ -89,9 +89,7 @@ class SelectedSource(Source):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, number: int) -> Row:
-        if not 0 <= number < self._count:
-            raise IndexError(number)
+    def _row(self, number: int) -> Row:
         number = int(self._kept[number]) if len(self._kept) else number
         row = self._source[number]
         with self.naming():

@@ -46,11 +46,7 @@ class Experiment:
     @property
     def learns_rows_alone(self) -> bool:
         """Whether text before the first soft token of a decoder is what the bare model makes of it."""
-        conditioning = jax.eval_shape(self.method.apply, self.trainable_shapes())
-        mean = getattr(self.objective, "how", None) == "mean"
-        return (
-            self.backbone.causal and conditioning.soft is not None and not conditioning.reaches_hard_text and not mean
-        )
+        return not jax.eval_shape(self.method.apply, self.trainable_shapes()).reaches_hard_text
 
     def forward(self, hoisted: Sequence[int]) -> Forward:
         return Forward(self.backbone, self.objective, tuple(hoisted))

@@ -20,11 +20,11 @@ from jaxprompt.data.loader import FreshLoader, Loader
 from jaxprompt.data.mixing import Mixture, temperature_weights
 from jaxprompt.data.order import Order, Parts
 from jaxprompt.data.packing import plan_rows, plan_separate, token_counts
-from jaxprompt.data.sources.base import JoinedSource
+from jaxprompt.data.sources.base import JoinedSource, ListSource
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import Experiment
 from jaxprompt.experiment.fresh import Fresh, augment_of, fresh_of, mixup_of
-from jaxprompt.experiment.rows import naming, training_parts, training_sources, validates, validation_rows
+from jaxprompt.experiment.rows import naming, source_name, training_parts, training_sources, validates, validation_rows
 from jaxprompt.machine.files import writing
 from jaxprompt.machine.host import free_memory
 from jaxprompt.machine.sharding import row_shards
@@ -114,11 +114,10 @@ class TrainingData:
             whole = -(-sum(drawn.sizes) // config.train.accumulate) * config.train.accumulate
             batch_size = min(config.train.batch_size, whole)
             loader = training_loader(experiment, drawn, train, batch_size, len(hoisted))
-        valid_data = evaluation_data(experiment, valid) if valid else None
         return cls(
             hoisted=hoisted,
             train=loader,
-            validation=valid_data,
+            validation=evaluation_data(experiment, valid) if valid else None,
             validation_rows=valid_rows,
             accumulate=config.train.accumulate,
             fingerprint=fingerprint,
@@ -174,7 +173,7 @@ class TrainingData:
           look_ahead: gives keys and values of a batch's `source`.
         """
         loaders = [self.train, None if self.validation is None else self.validation.loader]
-        caches = [loader for loader in loaders if loader is not None and loader.cache is not None]
+        caches = [loader for loader in loaders if isinstance(loader, Loader) and loader.cache is not None]
         for loader in caches:
             for batch in dataclasses.replace(loader, cache=None).eval_batches():
                 loader.cache.fill(batch, *map(np.asarray, look_ahead(batch)))
@@ -232,16 +231,16 @@ class TrainingExamples:
                 raise InputError("data.weights are not for streams of Parquet files (write them as .jsonl)")
             with naming(config, "train"):
                 check_fields(experiment.encoder.template, source[0])
-            fresh = fresh_of(experiment, source.name, source)
-            drawn = cls([], tuple(map(len, sources)), fresh, source.blocks, source.fingerprint)
+            drawn = cls([], tuple(map(len, sources)), fresh_of(experiment, source), source.blocks, source.fingerprint)
             return dataclasses.replace(drawn, examples=drawn.first(config, SAMPLE))
         parts = training_parts(config)
         rows, sizes = list(itertools.chain.from_iterable(parts)), tuple(map(len, parts))
         # Each row is looked at before the first step, however it is changed later.
         drawn = cls(_encoded(experiment, "train", rows), sizes)
         if augment_of(config, experiment.encoder) is not None:
-            name = config.data.train if isinstance(config.data.train, str) else "data.train"
-            drawn = dataclasses.replace(drawn, fresh=fresh_of(experiment, name, rows))
+            drawn = dataclasses.replace(
+                drawn, fresh=fresh_of(experiment, ListSource(source_name(config, "train"), rows))
+            )
         return drawn
 
     def order(self, config: Config, batch_size: int, lengths: np.ndarray | None = None) -> Order | Mixture:
@@ -287,11 +286,13 @@ def split(experiment: Experiment, sets: Sequence[list[Encoded]], hoisted: Sequen
     """Takes the text before the first soft token of each example apart, where it need not be gone back through."""
     asked, sets, vocab_size = experiment.config.data.ahead, list(sets), experiment.encoder.vocab_size
     # Behind soft tokens that are shared, all text depends on them.
-    if asked is False or not experiment.learns_rows_alone or any(token >= vocab_size for token in hoisted):
+    if asked is False or not experiment.backbone.causal or any(token >= vocab_size for token in hoisted):
         return sets
     apart = [split_ahead(part, vocab_size) for part in sets]
     examples = [example for part in apart if part is not None for example in part]
     if any(part is None for part in apart) or not any(len(example.source) for example in examples):
+        return sets
+    if not experiment.learns_rows_alone:
         return sets
     # Two passes read the weights twice.
     ahead = sum(len(example.source) for example in examples)

@@ -1,12 +1,11 @@
 """Examples that are encoded when they are drawn: of a stream, or with texts that change by epoch."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jaxprompt.config import Config
 from jaxprompt.data.augment import CHANGES, Augment
 from jaxprompt.data.mixup import Mixup
+from jaxprompt.data.sources import Source
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import Experiment
 from jaxprompt.objectives import Objective
@@ -20,15 +19,13 @@ class Fresh:
     """Encodes a row of a number for an epoch. It may be sent to other processes.
 
     Attributes:
-      name: of the rows, for messages.
       rows: by number.
       encoders: by templates that mean the same; the first is the run's.
       augment: what changes; None: nothing does.
       hoisted: how many leading ids all examples share, which are taken off.
     """
 
-    name: str
-    rows: Sequence[Mapping[str, Any]]
+    rows: Source
     objective: Objective
     encoders: tuple[RowEncoder, ...]
     augment: Augment | None
@@ -36,15 +33,13 @@ class Fresh:
 
     def __call__(self, number: int, epoch: int) -> Encoded:
         row = self.rows[number]
-        try:
+        with self.rows.naming():
             answer = self.objective.answer(row, number + 1)
             encoder = self.encoders[0]
             if self.augment is not None:
                 row = self.augment.row(row, number, epoch)
                 encoder = self.encoders[self.augment.choice(len(self.encoders), number, epoch)]
             example = self.objective.encode(row, answer, encoder, number + 1)
-        except InputError as error:
-            raise InputError(f"{self.name}: {error}") from None
         return drop_prefix(example, self.hoisted)
 
     def shared_ids(self) -> tuple[int, ...]:
@@ -77,11 +72,11 @@ def augment_of(config: Config, encoder: RowEncoder) -> Augment | None:
     return Augment(columns, changes, options.span, options.mask_text, options.alternatives, config.seed_of("data"))
 
 
-def fresh_of(experiment: Experiment, name: str, rows: Sequence[Mapping[str, Any]]) -> Fresh:
+def fresh_of(experiment: Experiment, rows: Source) -> Fresh:
     """How a run's training rows are encoded when they are drawn."""
     augment = augment_of(experiment.config, experiment.encoder)
     encoders = (experiment.encoder, *experiment.variants)
-    return Fresh(name, rows, experiment.objective.for_rows(), encoders, augment)
+    return Fresh(rows, experiment.objective.for_rows(), encoders, augment)
 
 
 def mixup_of(experiment: Experiment) -> Mixup | None:

@@ -115,8 +115,13 @@ def naming(config: Config, name: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        source = getattr(config.data, _named(config, name))
-        raise InputError(f"{source if isinstance(source, str) else f'data.{name}'}: {error}") from None
+        raise InputError(f"{source_name(config, name)}: {error}") from None
+
+
+def source_name(config: Config, name: str) -> str:
+    """What errors call the source of "train" or "validation"."""
+    source = getattr(config.data, _named(config, name))
+    return source if isinstance(source, str) else f"data.{name}"
 
 
 def _reading(config: Config) -> Reading:

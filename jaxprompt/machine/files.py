@@ -4,6 +4,7 @@ import contextlib
 import errno
 import glob
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,27 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         for left in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(here)}.*"):
             if not _runs(left.suffix[1:]):
                 left.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which takes its place when all of it is there.
+
+    Raises:
+      InputError: there is one already, or it cannot be written; nothing is left then.
+    """
+    if path.exists():
+        raise InputError(f"{str(path)!r} is there already: name another folder, or remove it")
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(path)
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be written: {error.strerror or error} (name another folder)") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def append(path: Path, data: bytes) -> None:

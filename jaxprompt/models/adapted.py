@@ -53,17 +53,15 @@ def layer_weights(params: Any) -> dict[str, tuple[int, int, int]]:
     """
     found: dict[str, tuple[int, int, int]] = {}
 
-    def visit(tree, path):
+    def visit(tree, path, apart=()):
         for name, part in tree.items():
             here = (*path, name)
             if name == "layers" and "0" in part:
-                visit(part["0"], here)
-                for key in [key for key in found if key.startswith("/".join(here))]:
-                    found[key] = (len(part), *found[key][-2:])
-            elif name == "weight" and "layers" in path and len(part.shape) >= 2:
-                found["/".join(here)] = tuple(part.shape)
+                visit(part["0"], here, (len(part),))
+            elif name == "weight" and "layers" in path:
+                found["/".join(here)] = (*apart, *part.shape)
             elif isinstance(part, Mapping):
-                visit(part, here)
+                visit(part, here, apart)
 
     visit(params, ())
     # A norm's weights, stacked, have two axes.

@@ -142,13 +142,13 @@ class Decoder(nn.Module):
             return self._finish(self._run(self._enter(inputs, soft), layers, prefix)[0])
 
         # Prompt and rows end to end.
-        ahead, rows = _sequence(prompt, start), inputs.ids.shape[0]
-        padding = joined_padding(ahead.ids.size + inputs.ids.size)
-        joined = [Joined(view, ahead.ids.size, rows, padding) for view in self._views(ahead, start)]
+        lead, rows = _sequence(prompt, start), inputs.ids.shape[0]
+        padding = joined_padding(lead.ids.size + inputs.ids.size)
+        joined = [Joined(view, lead.ids.size, rows, padding) for view in self._views(lead, start)]
         if inputs.mix_ids is not None:
-            ahead = ahead.replace(mix_ids=ahead.ids, mix=jnp.zeros(ahead.ids.shape))
-        both = jax.tree.map(joined[0].join, ahead, inputs.replace(types=None, branches=None))
-        layers = self._layers(self._views(inputs, start + ahead.ids.size), both, at)
+            lead = lead.replace(mix_ids=lead.ids, mix=jnp.zeros(lead.ids.shape))
+        both = jax.tree.map(joined[0].join, lead, inputs.replace(types=None, branches=None))
+        layers = self._layers(self._views(inputs, start + lead.ids.size), both, at)
         layers = [given.replace(joined=of_layer) for given, of_layer in zip(layers, joined, strict=True)]
         return self._finish(self._run(self._enter(both, soft), layers, prefix)[0])
 

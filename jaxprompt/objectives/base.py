@@ -12,7 +12,7 @@ from pydantic import Field
 
 from jaxprompt.errors import InputError
 from jaxprompt.metrics import Metric, TextMetric
-from jaxprompt.ops.losses import LossShape, token_logprobs, token_losses
+from jaxprompt.ops.losses import PLAIN, LossShape, token_losses
 from jaxprompt.options import Options
 from jaxprompt.text.encode import RowEncoder
 from jaxprompt.text.encoded import Encoded
@@ -74,7 +74,7 @@ class Vocabulary:
 
     def logprobs(self, hidden: Float[Array, "rows n embed"], ids: Int[Array, "rows n"]) -> Float[Array, "rows n"]:
         """The log-probability of each id under the whole vocabulary."""
-        return token_logprobs(self.backbone.head, self.params, hidden, ids, self.size)
+        return -self.losses(hidden, ids, PLAIN)[0]
 
     def losses(
         self, hidden: Float[Array, "rows n embed"], ids: Int[Array, "rows n"], shape: LossShape

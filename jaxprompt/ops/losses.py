@@ -81,18 +81,6 @@ def _tile_backward(head, shape, gradient, cotangents):
 _tile.defvjp(_tile_forward, _tile_backward)
 
 
-def token_logprobs(
-    head: Callable,
-    params,
-    hidden_rne: Float[Array, "rows n embed"],
-    ids_rn: Int[Array, "rows n"],
-    vocab_size: int,
-    tile_bytes: int | None = None,
-) -> Float[Array, "rows n"]:
-    """Log-probability of each target id under the full vocabulary; arguments as in `token_losses`."""
-    return -token_losses(head, params, hidden_rne, ids_rn, vocab_size, tile_bytes=tile_bytes)[0]
-
-
 def token_losses(
     head: Callable,
     params,

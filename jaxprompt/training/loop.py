@@ -162,17 +162,15 @@ class _Run:
         return self._finish(state)
 
     def _fill_caches(self, frozen: dict) -> None:
-        """Computes what the data's caches hold."""
-        config = self.experiment.config
-        if config.data.cache is None or (self.run_dir / RESULT).exists():
-            return
+        """Computes what the data's caches hold, if there are any."""
         begun = time.perf_counter()
         look_ahead = compiler.jit(self.experiment.forward(self.data.hoisted).look_ahead)
         size = self.data.fill_caches(lambda batch: look_ahead(frozen, self.place(batch)))
-        seconds = time.perf_counter() - begun
-        self.reporter.say(
-            f"computed what is ahead of the prompt in {seconds:.1f} s: {size / 1e9:.2f} GB ({config.data.cache}), read in every step"
-        )
+        if size:
+            how, seconds = self.experiment.config.data.cache, time.perf_counter() - begun
+            self.reporter.say(
+                f"computed what is ahead of the prompt in {seconds:.1f} s: {size / 1e9:.2f} GB ({how}), read in every step"
+            )
 
     def _begin_compiling(self, background: Background, step, frozen: dict, state: TrainState) -> None:
         """Begins to compile what the run will need; everything here is shapes."""

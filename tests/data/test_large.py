@@ -8,26 +8,15 @@ from hypothesis import strategies as st
 from jaxprompt.data.large import WINDOW, LargeOrder
 from jaxprompt.data.mixing import Mixture, temperature_weights
 from jaxprompt.data.order import Order, Parts
+from tests.data.test_order import check_epochs, steps
 
 starts = st.lists(st.integers(1, 20), min_size=1, max_size=12).map(lambda sizes: (0, *np.cumsum(sizes).tolist()))
-
-
-def steps(order, count):
-    return np.concatenate([order.batch(step) for step in range(count)])
 
 
 @settings(deadline=None, max_examples=30)
 @given(starts, st.integers(1, 50), st.integers(0, 5), st.booleans(), st.booleans())
 def test_every_epoch_has_each_example_once(starts, batch_size, seed, shuffle, together):
-    count = starts[-1]
-    order = LargeOrder(count, batch_size, seed, shuffle, blocks=starts[:-1] if together else None)
-    numbers = steps(order, -(-3 * count // batch_size))
-    for epoch in range(3):
-        part = numbers[epoch * count : (epoch + 1) * count]
-        assert sorted(part) == list(range(count))
-        assert part.tolist() == order.epoch(epoch).tolist()
-        if not shuffle:
-            assert part.tolist() == list(range(count))
+    check_epochs(LargeOrder(starts[-1], batch_size, seed, shuffle, blocks=starts[:-1] if together else None))
 
 
 @pytest.mark.parametrize("blocks", [None, tuple(range(0, 500, 20))])

@@ -60,7 +60,14 @@ class Source:
         raise NotImplementedError
 
     def __getitem__(self, number: int) -> Row:
-        """Returns a row, the first of which has the number 0. Raises IndexError behind the last."""
+        """Returns a row, the first of which has the number 0, the last -1. Raises IndexError behind it."""
+        number += len(self) if number < 0 else 0
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        return self._row(number)
+
+    def _row(self, number: int) -> Row:
+        """Returns the row of a number that there is."""
         raise NotImplementedError
 
     @property
@@ -87,7 +94,7 @@ class ListSource(Source):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, number: int) -> Row:
+    def _row(self, number: int) -> Row:
         return self._rows[number]
 
     def __iter__(self) -> Iterator[Row]:
@@ -116,9 +123,7 @@ class JoinedSource(Source):
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def __getitem__(self, number: int) -> Row:
-        if not 0 <= number < len(self):
-            raise IndexError(number)
+    def _row(self, number: int) -> Row:
         place = bisect.bisect_right(self._starts, number) - 1
         return self.sources[place][number - self._starts[place]]
 

@@ -51,19 +51,16 @@ def open_file(reference: str | Path, how: Reading = AS_NAMED) -> Source:
     if how.lazy and inner == path and suffix in LAZY and how.pattern is None:
         _opened(path, name).close()
         source = LAZY[suffix](path, name, how)
-        if not len(source):
-            raise InputError(f"{name}: no rows (give at least one)")
-        return source
-    if how.pattern is not None:
-        rows = read_pattern(open_text(path, how), name, how.pattern)
+    elif how.pattern is not None:
+        source = ListSource(name, read_pattern(open_text(path, how), name, how.pattern))
     elif suffix in BINARY:
-        rows = BINARY[suffix](io.BytesIO(_contents(path, name)), name)
+        source = ListSource(name, BINARY[suffix](io.BytesIO(_contents(path, name)), name))
     else:
         text = open_text(path, how)
-        rows = TABLE[suffix](text, name, how) if suffix in TABLE else TEXT[suffix](text, name)
-    if not rows:
+        source = ListSource(name, TABLE[suffix](text, name, how) if suffix in TABLE else TEXT[suffix](text, name))
+    if not len(source):
         raise InputError(f"{name}: no rows (give at least one)")
-    return ListSource(name, rows)
+    return source
 
 
 def open_text(path: Path, how: Reading) -> str:

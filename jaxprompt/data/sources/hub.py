@@ -23,9 +23,7 @@ class HubSource(Source):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, number: int) -> Row:
-        if not 0 <= number < len(self):
-            raise IndexError(number)
+    def _row(self, number: int) -> Row:
         return self._rows[number]
 
     @property

@@ -33,9 +33,7 @@ class JsonLinesSource(Source):
     def __len__(self) -> int:
         return len(self._starts) - 1 if self._kept is None else len(self._kept)
 
-    def __getitem__(self, number: int) -> Row:
-        if not 0 <= number < len(self):
-            raise IndexError(number)
+    def _row(self, number: int) -> Row:
         line = number if self._kept is None else int(self._kept[number])
         data = self._line(line)
         try:

@@ -37,9 +37,7 @@ class ParquetSource(Source):
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def __getitem__(self, number: int) -> Row:
-        if not 0 <= number < len(self):
-            raise IndexError(number)
+    def _row(self, number: int) -> Row:
         group = bisect.bisect_right(self._starts, number) - 1
         with _readable(self.name):
             return self._group(group).slice(number - self._starts[group], 1).to_pylist()[0]

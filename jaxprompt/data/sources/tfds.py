@@ -33,10 +33,7 @@ class PreparedSource(Source):
     def __len__(self) -> int:
         return len(self._opened())
 
-    def __getitem__(self, number: int) -> Row:
-        number += len(self) if number < 0 else 0
-        if not 0 <= number < len(self):
-            raise IndexError(number)
+    def _row(self, number: int) -> Row:
         try:
             return _plain(self._opened()[number])
         except UnicodeDecodeError as error:
