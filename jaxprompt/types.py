@@ -41,6 +41,21 @@ class Delta(struct.PyTreeNode):
     in_factor: Float[Array, "layers in"] | None = None
 
 
+class Gated(struct.PyTreeNode):
+    """Learned rows that every token sees beside everything else: by a softmax of their own, times a gate per head.
+
+    The last so many layers have them. Keys and values are what a layer's own projections make of its rows, with no
+    position, so that the text's positions stay as they are.
+
+    Attributes:
+      rows: of the width of the hidden states.
+      gate: what a head's attention to them is multiplied by before it is added.
+    """
+
+    rows: Float[Array, "layers prefix embed"]
+    gate: Float[Array, "layers heads"]
+
+
 class Conditioning(struct.PyTreeNode):
     """What a backbone is conditioned on: what a method makes of its parameters, and all that anything else knows of it.
 
@@ -49,12 +64,14 @@ class Conditioning(struct.PyTreeNode):
       prefix: keys and values that come before everything else. Of an encoder-decoder, the decoder's.
       source_prefix: the encoder's, of an encoder-decoder.
       deltas: changes of weights, by the paths of parameters.
+      gated: rows behind a gate, by the paths of the attentions that see them.
     """
 
     soft: Float[Array, "prompt embed"] | None = None
     prefix: Prefix | None = None
     source_prefix: Prefix | None = None
     deltas: dict[str, Delta] | None = None
+    gated: dict[str, Gated] | None = None
 
     @property
     def reaches_hard_text(self) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxprompt.errors import InputError
 from jaxprompt.machine import compiler
 from jaxprompt.models.adapted import adapted, check_deltas
+from jaxprompt.models.gated import check_gated
 from jaxprompt.text.templates import Soft, Target, Template, ToDecoder, parse_template
 from jaxprompt.types import Conditioning, Inputs, Prefix, prefix_length
 
@@ -19,7 +20,7 @@ def forward(backbone, with_head: bool, input_ids, attention_mask, prompt, decode
     ids, mask = _rows(backbone, input_ids, attention_mask, "input_ids")
     given = prompt_parts(backbone, prompt)
     soft, prefix, source_prefix = given.soft, given.prefix, given.source_prefix
-    params = adapted(backbone.params, given.deltas)
+    params = adapted(backbone.params, given)
     _check_place(backbone, prompt)
     _check_length(backbone, mask, soft, source_prefix if backbone.seq2seq else prefix)
     if not backbone.seq2seq:
@@ -124,9 +125,10 @@ def prompt_parts(backbone, prompt) -> Conditioning:
                     f"the prefix is {list(got)}, this model needs [{shape[0]}, prefix_length, {shape[1]}, "
                     f"{shape[2]}], keys and values alike: use a prefix that was trained for it"
                 )
-    deltas = getattr(prompt, "deltas", None)
+    deltas, gated = getattr(prompt, "deltas", None), getattr(prompt, "gated", None)
     check_deltas(deltas, backbone.params, backbone.ref)
-    return Conditioning(soft, prefix, source_prefix, deltas)
+    check_gated(gated, backbone.config, backbone.ref)
+    return Conditioning(soft, prefix, source_prefix, deltas, gated)
 
 
 def _checked_shape(array: Any, name: str) -> tuple[int, ...]:

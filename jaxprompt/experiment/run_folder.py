@@ -170,12 +170,11 @@ def _check_prompt(prompt: Prompt, config: Config, run_dir: str | Path) -> None:
     fills = fills_slots(config.method)
     rows = soft_length(config) if fills else 0
     agree("the number of its soft rows", 0 if prompt.soft is None else len(prompt.soft), rows)
-    keys = sum(getattr(part, "length", 0) for part in parts_of(config.method))
-    for name, part in (("prefix", prompt.prefix), ("encoder's prefix", prompt.source_prefix)):
-        if part is not None or name == "prefix":
-            agree(f"the length of its {name}", 0 if part is None else part.keys.shape[1], keys)
+    lengths = {part.length for part in parts_of(config.method) if hasattr(part, "length")}
+    both = (prompt.prefix_lengths, lengths)
+    agree("the length of its prefix", *(sorted(of) if len(of) > 1 else next(iter(of), 0) for of in both))
     if prompt.prefix is not None and prompt.prefix.length:
-        agree("its prefix_start", prompt.prefix.length, keys)
+        agree("its prefix_start", prompt.prefix.length, prompt.prefix.keys.shape[1])
     width = prompt.head["weight"].shape[1] if prompt.head else 1
     head = jax.eval_shape(partial(objective.init, width)).get("head", {})
     agree("its head", *({name: np.shape(array) for name, array in arrays.items()} for arrays in (prompt.head, head)))

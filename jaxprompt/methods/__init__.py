@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxprompt.methods.base import FROZEN, Method, Start, fold
+from jaxprompt.methods.gated_prefix import GatedPrefix
 from jaxprompt.methods.ia3 import Ia3
 from jaxprompt.methods.listing import listing
 from jaxprompt.methods.lora import Lora
@@ -26,6 +27,7 @@ _ALONE: tuple[type[Method], ...] = (
     ResidualPrompt,
     Superposition,
     ProjectedPrefix,
+    GatedPrefix,
     Lora,
     Ia3,
     NoPrompt,

@@ -1,4 +1,4 @@
-"""A frozen weight and a learned change of what it gives: a value that multiplies as a weight does."""
+"""What is learned, put where a layer finds it: among its frozen parameters."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +8,11 @@ import numpy as np
 from flax import struct
 
 from jaxprompt.errors import InputError, did_you_mean
-from jaxprompt.types import Delta
+from jaxprompt.types import Conditioning, Delta
 
 
 class Adapted(struct.PyTreeNode):
-    """What `layers.linear` multiplies with in place of a weight; of stacked layers, with a leading axis throughout."""
+    """A frozen weight and a learned change of what it gives: what `layers.linear` multiplies with in place of a weight; of stacked layers, with a leading axis throughout."""
 
     base: Any
     delta: Delta
@@ -23,26 +23,60 @@ class Adapted(struct.PyTreeNode):
         return self.base.shape
 
 
-def adapted(params: Any, deltas: Mapping[str, Delta] | None) -> Any:
-    """Returns parameters with changes of some of their weights, by the names of `layer_weights`; pure."""
-    if not deltas:
-        return params
-    return _adapted(params, {tuple(path.split("/")): delta for path, delta in deltas.items()})
+class LastLayers(struct.PyTreeNode):
+    """Among stacked parameters, something that only the last layers have.
+
+    Attributes:
+      parts: arrays with a leading axis of those layers.
+    """
+
+    parts: Any
+
+    def first(self, num_layers: int) -> int:
+        """The first layer that has it."""
+        return num_layers - jax.tree.leaves(self.parts)[0].shape[0]
+
+    def of(self, layer: Any, num_layers: int) -> Any:
+        """That of one of these layers, whose number may be traced."""
+        at = layer - self.first(num_layers)
+        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, at, keepdims=False), self.parts)
 
 
-def _adapted(params, deltas):
+def adapted(params: Any, conditioning: Conditioning) -> Any:
+    """Returns parameters with what a conditioning changes of them (by the names of `layer_weights`) or adds; pure."""
+    changes: dict[tuple[str, ...], Any] = {
+        tuple(path.split("/")): delta for path, delta in (conditioning.deltas or {}).items()
+    }
+    for path, gated in (conditioning.gated or {}).items():
+        changes[(*path.split("/"), "gated")] = LastLayers(gated)
+    return _adapted(params, changes) if changes else params
+
+
+def _adapted(params, changes):
     found = dict(params)
-    for name in {path[0] for path in deltas}:
-        if () in (inside := {path[1:]: delta for path, delta in deltas.items() if path[0] == name}):
-            found[name] = Adapted(params[name], inside[()])
+    for name in {path[0] for path in changes}:
+        if () in (inside := {path[1:]: change for path, change in changes.items() if path[0] == name}):
+            change = inside[()]
+            found[name] = Adapted(params[name], change) if isinstance(change, Delta) else change
         elif name == "layers" and "0" in params[name]:
             # Layers with arrays of their own: each gets its part.
+            count = len(params[name])
             found[name] = {
-                number: _adapted(layer, jax.tree.map(lambda x, at=int(number): x[at], inside))
-                for number, layer in params[name].items()
+                number: _adapted(layer, _of_layer(inside, int(number), count)) for number, layer in params[name].items()
             }
         else:
             found[name] = _adapted(params[name], inside)
+    return found
+
+
+def _of_layer(changes, layer: int, num_layers: int):
+    """What there is of a layer."""
+    found = {}
+    for path, change in changes.items():
+        if not isinstance(change, LastLayers):
+            found[path] = jax.tree.map(lambda x: x[layer], change)
+        elif layer >= change.first(num_layers):
+            found[path] = change.of(layer, num_layers)
     return found
 
 

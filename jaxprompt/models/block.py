@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from jaxprompt.models.cache import Cache
 from jaxprompt.models.layers import ACTIVATIONS, Linear, Norm
 from jaxprompt.models.rotary import Rotary, rotate
-from jaxprompt.ops.attention import AttentionOptions, Joined, KeysValues, View, attend
+from jaxprompt.ops.attention import AttentionOptions, Joined, KeysValues, View, attend, attend_gated
 from jaxprompt.ops.losses import gather_positions
 
 
@@ -172,6 +172,11 @@ class Attention(nn.Module):
             y_rshd = attend(q_rshd, k_rtkd, v_rtkd, view, options, given.prefix)
         else:
             y_rshd = self._attend_joined(q_rshd, k_rtkd, v_rtkd, given)
+
+        gated = self.get_variable("params", "gated")
+        if gated is not None:
+            k_rpkd, v_rpkd = self.keys_values(gated.rows[None].astype(self.dtype))
+            y_rshd = y_rshd + attend_gated(q_rshd, (k_rpkd[0], v_rpkd[0]), gated.gate, self.options(given.layer))
         return self._merge(y_rshd), (k_rskd, v_rskd), cache
 
     def read(self, x_rse: Float[Array, "rows seq embed"], memory: KeysValues, view: View):

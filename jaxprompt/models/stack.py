@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxprompt.errors import InputError, did_you_mean
+from jaxprompt.models.adapted import LastLayers
 from jaxprompt.ops.flash import SAVED
 
 _WEIGHTS = "one layer's weights"
@@ -83,6 +84,10 @@ def _split(layers: Any) -> dict[str, Any]:
     return {str(layer): structure.unflatten([of[layer] for of in apart]) for layer in range(count)}
 
 
+def _is_of_last(leaf: Any) -> bool:
+    return isinstance(leaf, LastLayers)
+
+
 def run_layers(
     block: nn.Module,
     step: Callable[..., tuple[Any, Any]],
@@ -97,7 +102,8 @@ def run_layers(
     The layers are one scan, in which `layer` is traced. With `ends_apart` the first and the last stand by themselves,
     where `layer` is a number, so that what they alone need not do is not done: under a learned prefix nothing below the
     first asks for a gradient, and of the last only some positions, or only keys and values, are used. It takes longer
-    to compile. With parameters that are not stacked every layer stands by itself.
+    to compile. With parameters that are not stacked every layer stands by itself. What only the last layers have
+    (`LastLayers`) divides the loop in two, of which the first then asks for no gradient either.
 
     Args:
       block: the module of one layer; its parameters have a leading `layers` axis, or are as `unstack` makes them.
@@ -121,23 +127,33 @@ def run_layers(
         return scan(block, carry, shared, jnp.arange(num_layers))
     params, free = block.variables["params"], block.clone(parent=None)
     unrolled = "0" in params
+    entering = {leaf.first(num_layers) for leaf in jax.tree.leaves(params, is_leaf=_is_of_last) if _is_of_last(leaf)}
 
-    def one(carry, layer):
+    def one(carry, layer, start):
         take = partial(jax.lax.dynamic_index_in_dim, index=layer, keepdims=False)
-        weights = params[str(layer)] if unrolled else jax.tree.map(lambda x: checkpoint_name(take(x), _WEIGHTS), params)
+
+        def weight(leaf):
+            if not _is_of_last(leaf):
+                return checkpoint_name(take(leaf), _WEIGHTS)
+            return leaf.of(layer, num_layers) if start >= leaf.first(num_layers) else None
+
+        weights = params[str(layer)] if unrolled else jax.tree.map(weight, params, is_leaf=_is_of_last)
         return step(free.bind({"params": weights}), carry, jax.tree.map(take, shared), layer)
 
     def alone(carry, layer):
         # In straight-line code the compiler would merge what is computed again with its first time, and keep it.
-        run = jax.checkpoint(partial(one, layer=layer), policy=REMAT_POLICIES[remat], prevent_cse=unrolled)
-        carry, out = run(carry)
+        run = partial(one, layer=layer, start=layer)
+        carry, out = jax.checkpoint(run, policy=REMAT_POLICIES[remat], prevent_cse=unrolled)(carry)
         return carry, jax.tree.map(lambda x: x[None], out)
 
-    looped = jax.checkpoint(one, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    cuts = range(num_layers + 1) if unrolled else {0, num_layers} | ({1, num_layers - 1} if ends_apart else set())
+    def loop(carry, start, stop):
+        looped = jax.checkpoint(partial(one, start=start), policy=REMAT_POLICIES[remat], prevent_cse=False)
+        return jax.lax.scan(looped, carry, jnp.arange(start, stop))
+
+    cuts = {0, num_layers} | entering | ({1, num_layers - 1} if ends_apart else set())
     outputs = []
-    for start, stop in itertools.pairwise(sorted(cuts)):
+    for start, stop in itertools.pairwise(range(num_layers + 1) if unrolled else sorted(cuts)):
         single = stop - start == 1 and (unrolled or ends_apart)
-        carry, out = alone(carry, start) if single else jax.lax.scan(looped, carry, jnp.arange(start, stop))
+        carry, out = alone(carry, start) if single else loop(carry, start, stop)
         outputs.append(out)
     return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs)

@@ -244,6 +244,29 @@ def attend(
     return jnp.concatenate(blocks, axis=1)
 
 
+@jax.named_scope("gated")
+def attend_gated(
+    q_rshd: Float[Array, "rows seq heads head_dim"],
+    keys_values: KeysValues,
+    gate_h: Float[Array, " heads"],
+    options: AttentionOptions,
+) -> Float[Array, "rows seq heads head_dim"]:
+    """Attention to keys `[prefix, kv_heads, head_dim]` that all tokens see, by a softmax of its own, times a gate per head.
+
+    To be added to what `attend` gives (Zhang et al. 2023, arXiv:2303.16199). They are few, and no mask is on them: XLA
+    computes it on every device, whatever computes the rest.
+    """
+    (rows, seq, heads, head_dim), (k_pkd, v_pkd) = q_rshd.shape, keys_values
+    kv_heads = k_pkd.shape[1]
+    q_rskgd = q_rshd.reshape(rows, seq, kv_heads, heads // kv_heads, head_dim)
+    logits_rskgp = wide_einsum("rskgd,pkd->rskgp", q_rskgd, k_pkd) * options.scale
+    if options.softcap is not None:
+        logits_rskgp = options.softcap * jnp.tanh(logits_rskgp / options.softcap)
+    weights_rskgp = jax.nn.softmax(logits_rskgp) * gate_h.reshape(kv_heads, -1, 1)
+    out_rskgd = wide_einsum("rskgp,pkd->rskgd", weights_rskgp.astype(v_pkd.dtype), v_pkd)
+    return out_rskgd.astype(v_pkd.dtype).reshape(q_rshd.shape)
+
+
 def _with_prefix(k_rtkd, v_rtkd, view, prefix):
     """The keys and values of prefix and row as those of the row, and what is seen of them."""
     rows, length = k_rtkd.shape[0], prefix[0].shape[0]

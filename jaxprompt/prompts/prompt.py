@@ -7,8 +7,9 @@ import numpy as np
 
 from jaxprompt.errors import InputError
 from jaxprompt.models.adapted import check_deltas
+from jaxprompt.models.gated import check_gated
 from jaxprompt.prompts.description import check_description
-from jaxprompt.types import Conditioning, Delta, Prefix
+from jaxprompt.types import Conditioning, Delta, Gated, Prefix
 
 _PREFIX_AXES = ("layers", "prefix", "kv_heads", "head_dim")
 _AXES = {
@@ -18,15 +19,27 @@ _AXES = {
     "head.bias": ("outputs",),
 }
 
-
-# What names of changes of weights begin with; behind it stand the path, a dot, and one of these.
-_DELTA = "delta."
-_DELTA_AXES = {
-    "a": ("layers", "rank", "in"),
-    "b": ("layers", "out", "rank"),
-    "factor": ("layers", "out"),
-    "in_factor": ("layers", "in"),
+# What belongs to a path: what names of its arrays begin with (behind it stand the path, a dot and the array's own name),
+# the field of a conditioning, what it is, and the axes of its arrays, of whose first two there are both or none.
+_BY_PATH = {
+    "delta": (
+        "deltas",
+        Delta,
+        {
+            "a": ("layers", "rank", "in"),
+            "b": ("layers", "out", "rank"),
+            "factor": ("layers", "out"),
+            "in_factor": ("layers", "in"),
+        },
+    ),
+    "gated": ("gated", Gated, {"rows": ("layers", "prefix", "embed"), "gate": ("layers", "heads")}),
 }
+
+
+def _axes_of(name: str) -> tuple[str, ...] | None:
+    """The axes of an array by its name in files; None: there is none of that name."""
+    kind, _, rest = name.partition(".")
+    return _BY_PATH[kind][2].get(rest.rpartition(".")[2]) if kind in _BY_PATH else _AXES.get(name)
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,17 @@ class Prompt:
         return self.conditioning.deltas
 
     @property
+    def gated(self) -> dict[str, Gated] | None:
+        """The rows behind a gate, by the paths of their attentions, if there are any."""
+        return self.conditioning.gated
+
+    @property
+    def prefix_lengths(self) -> set[int]:
+        """How many keys a layer has of what is learned for each layer."""
+        axes = {name: _axes_of(name) for name in self.arrays}
+        return {self.arrays[name].shape[of.index("prefix")] for name, of in axes.items() if of and "prefix" in of}
+
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """The conditioning's arrays by the names that files give them: `soft`, `keys`, `values`, `source_keys` ..."""
         return to_arrays(self.conditioning)
@@ -77,7 +101,7 @@ class Prompt:
         check_description(self.info)
         arrays = {**self.arrays, **{f"head.{name}": array for name, array in self.head.items()}}
         for name, array in arrays.items():
-            axes = _DELTA_AXES.get(name.rpartition(".")[2]) if name.startswith(_DELTA) else _AXES.get(name)
+            axes = _axes_of(name)
             if axes is None:
                 raise InputError(f"the prompt has an unknown array {name}: it may have {', '.join(_AXES)}")
             shape, kind = np.shape(array), getattr(array, "dtype", type(array).__name__)
@@ -102,6 +126,9 @@ class Prompt:
             ranks = [None if part is None else np.shape(part)[axis] for part, axis in ((delta.a, 1), (delta.b, 2))]
             if ranks[0] != ranks[1]:
                 raise InputError(f"the prompt's change of {path} has a without b of the same rank{self._named()}")
+        for path, gated in (self.gated or {}).items():
+            if np.shape(gated.rows)[:1] != np.shape(gated.gate)[:1]:
+                raise InputError(f"the prompt's rows for {path} have gates for another number of layers{self._named()}")
 
     def check(self, backbone) -> None:
         """Raises InputError when the prompt was learned for another backbone, or could be used with none."""
@@ -128,6 +155,7 @@ class Prompt:
                 f"{backbone.hidden_size}: use the backbone it was learned for{self._named()}"
             )
         check_deltas(self.deltas, backbone.params, backbone.ref)
+        check_gated(self.gated, backbone.config, backbone.ref)
         self.check_origin(backbone)
 
     def check_origin(self, backbone) -> None:
@@ -158,9 +186,10 @@ def to_arrays(conditioning: Conditioning) -> dict[str, np.ndarray]:
         prefix = getattr(conditioning, f"{side}prefix")
         if prefix is not None:
             found |= {f"{side}keys": prefix.keys, f"{side}values": prefix.values}
-    for path, delta in (conditioning.deltas or {}).items():
-        parts = {name: getattr(delta, name) for name in _DELTA_AXES}
-        found |= {f"{_DELTA}{path}.{name}": array for name, array in parts.items() if array is not None}
+    for kind, (name, _, axes) in _BY_PATH.items():
+        for path, value in (getattr(conditioning, name) or {}).items():
+            parts = {part: getattr(value, part) for part in axes}
+            found |= {f"{kind}.{path}.{part}": array for part, array in parts.items() if array is not None}
     return found
 
 
@@ -177,17 +206,18 @@ def from_arrays(arrays: dict[str, np.ndarray], start: int) -> Conditioning:
             if values is None or values.shape != keys.shape:
                 raise ValueError(f"{side}keys without {side}values of the same shape")
             parts[f"{side}prefix"] = Prefix(keys, values, length=0 if side else start)
-    deltas: dict[str, dict] = {}
-    for name in [name for name in arrays if name.startswith(_DELTA)]:
-        path, _, part = name.removeprefix(_DELTA).rpartition(".")
-        if part not in _DELTA_AXES or not path:
-            raise ValueError(f"unknown array {name}")
-        deltas.setdefault(path, {})[part] = arrays.pop(name)
-    if deltas:
-        for path, delta in deltas.items():
-            if ("a" in delta) != ("b" in delta):
-                raise ValueError(f"half a change of {path}")
-        parts["deltas"] = {path: Delta(**delta) for path, delta in deltas.items()}
+    for kind, (name, made, axes) in _BY_PATH.items():
+        by_path: dict[str, dict] = {}
+        for full in [full for full in arrays if full.startswith(f"{kind}.")]:
+            path, _, part = full.removeprefix(f"{kind}.").rpartition(".")
+            if part not in axes or not path:
+                raise ValueError(f"unknown array {full}")
+            by_path.setdefault(path, {})[part] = arrays.pop(full)
+        one, other, *_ = axes
+        if any((one in of) != (other in of) for of in by_path.values()):
+            raise ValueError(f"{kind} arrays of which there is {one} without {other}")
+        if by_path:
+            parts[name] = {path: made(**of) for path, of in by_path.items()}
     if arrays:
         raise ValueError(f"unknown arrays {', '.join(arrays)}")
     return Conditioning(**parts)

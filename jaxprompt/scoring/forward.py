@@ -69,7 +69,7 @@ class Forward:
 
     def __call__(self, conditioning: Conditioning, head: dict, frozen: dict, batch: Batch) -> Scores:
         backbone, inputs = self.backbone, batch.inputs
-        params = adapted(frozen["params"], conditioning.deltas)
+        params = adapted(frozen["params"], conditioning)
         hard, shared = split_constant(self.hoisted, backbone.vocab_size)
         prefix = frozen["hard_prefix"]
         if conditioning.reaches_hard_text:

@@ -145,7 +145,7 @@ def write(
     Raises:
       InputError: values that are not finite (a model that overflows float16), or too little memory.
     """
-    backbone = dataclasses.replace(backbone, params=adapted(backbone.params, conditioning.deltas))
+    backbone = dataclasses.replace(backbone, params=adapted(backbone.params, conditioning))
     rows = min(batch_size, len(contexts.own))
     _check_memory(backbone, search, rows, max(map(len, contexts.own)) + search.max_new_tokens)
     prefix = _prefix(backbone, contexts.shared, conditioning)

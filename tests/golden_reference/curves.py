@@ -7,12 +7,20 @@ import json
 from pathlib import Path
 
 import torch
-from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
+from peft import (
+    AdaptionPromptConfig,
+    IA3Config,
+    LoraConfig,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, logging
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-LENGTH, STEPS, RATE, EPSILON, HIDDEN, ROWS = 4, 20, 0.01, 1e-5, 10, 6
+LENGTH, STEPS, RATE, EPSILON, HIDDEN, ROWS, GATED_LAYERS = 4, 20, 0.01, 1e-5, 10, 6, 2
 # Of each row the first tokens are only read.
 READ = 4
 METHODS = {
@@ -31,6 +39,8 @@ IA3 = {"llama-untied": (["k_proj", "v_proj", "down_proj"], ["down_proj"]), "t5":
 # Larger steps cross kinks of T5's ReLU, where rounding decides what the gradient is.
 RATES = {("t5", "lora"): 0.002}
 CASES += [(model, "lora") for model in LORA] + [(model, "ia3") for model in IA3]
+# PEFT's adaption prompt takes a head for hidden size / heads wide, which llama-untied's are not.
+CASES += [(model, "gated_prefix") for model in ("gpt2", "stories260K")]
 
 
 def rows(vocab: int) -> list[list[int]]:
@@ -40,6 +50,18 @@ def rows(vocab: int) -> list[list[int]]:
 def padded(ids: list[list[int]], fill: int) -> torch.Tensor:
     longest = max(map(len, ids))
     return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in ids])
+
+
+def through_projection(attention: torch.nn.Module) -> None:
+    """Puts what PEFT adds to GPT-2's attention through the output projection, as in the paper and in PEFT's Llama."""
+    kept, added = {}, attention.forward
+    attention.model.register_forward_hook(lambda module, given, output: kept.update(plain=output[0]))
+
+    def forward(*given, **named):
+        both, *rest = added(*given, **named)
+        return kept["plain"] + (both - kept["plain"]) @ attention.model.c_proj.weight, *rest
+
+    attention.forward = forward
 
 
 def curve(name: str, method: str) -> None:
@@ -52,10 +74,15 @@ def curve(name: str, method: str) -> None:
         config = LoraConfig(task_type=task, r=3, lora_alpha=6, use_rslora=name == "t5", target_modules=LORA[name])
     elif method == "ia3":
         config = IA3Config(task_type=task, target_modules=IA3[name][0], feedforward_modules=IA3[name][1])
+    elif method == "gated_prefix":
+        config = AdaptionPromptConfig(task_type=task, adapter_len=LENGTH, adapter_layers=GATED_LAYERS)
     else:
         kind, options = METHODS[method]
         config = kind(task_type=task, num_virtual_tokens=LENGTH, **options)
     peft = get_peft_model(model, config).eval()
+    if (name, method) == ("gpt2", "gated_prefix"):
+        for block in model.transformer.h[-GATED_LAYERS:]:
+            through_projection(block.attn)
     learned = {key: value for key, value in peft.named_parameters() if value.requires_grad}
     if method == "soft":  # PEFT's start is N(0, 1), far larger than words are
         for value in learned.values():

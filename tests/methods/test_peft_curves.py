@@ -14,6 +14,7 @@ import jaxprompt
 from jaxprompt.data.order import Order
 from jaxprompt.data.packing import pack, plan_rows
 from jaxprompt.methods import Start
+from jaxprompt.methods.gated_prefix import GatedPrefix, GatedPrefixOptions
 from jaxprompt.methods.ia3 import Ia3
 from jaxprompt.methods.lora import Lora, LoraOptions
 from jaxprompt.methods.p_tuning import PTuning
@@ -31,7 +32,8 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 T5_ATTENTION = {"SelfAttention": "attention", "EncDecAttention": "cross"}
 NAMES = sorted(path.name.removesuffix(".safetensors") for path in (GOLDEN / "curves").glob("*.safetensors"))
 # Every method on one model; the rest takes its time.
-CURVES = [pytest.param(name, marks=() if name.startswith("llama") else pytest.mark.slow) for name in NAMES]
+FAST = ("llama", "stories")
+CURVES = [pytest.param(name, marks=() if name.startswith(FAST) else pytest.mark.slow) for name in NAMES]
 
 
 def encoded(ids, targets, source=None):
@@ -104,6 +106,11 @@ def method_and_start(name, backbone, case, start):
         shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), Start(backbone)))
         assert jax.tree.map(np.shape, deltas) == jax.tree.map(lambda leaf: leaf.shape, shapes["deltas"])
         return method, {"deltas": deltas}
+    if name == "gated_prefix":
+        rows, gates = ([start[key] for key in sorted(start) if key.endswith(part)] for part in ("prompt", "gate"))
+        options = GatedPrefixOptions(length=case["length"], layers=len(rows), gate="layer")
+        learned = {"rows": np.concatenate(rows), "gate": np.concatenate(gates)}
+        return GatedPrefix.build(options, 0, backbone), {"prompt": {"layers/attention": learned}}
     embedding, length, hidden = start["embedding.weight"], case["length"], case["hidden"]
     layers, heads, dim = backbone.prefix_shape
     if name == "soft":

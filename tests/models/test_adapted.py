@@ -16,7 +16,7 @@ from jaxprompt.models.adapted import Adapted, adapted, layer_weights, targets
 from jaxprompt.models.layers import linear
 from jaxprompt.models.quantized import KINDS
 from jaxprompt.prompts import Prompt
-from jaxprompt.types import Delta
+from jaxprompt.types import Conditioning, Delta
 from tests.conftest import STORIES
 
 IDS = np.array([[1, 403, 407, 261, 378, 300]])
@@ -116,4 +116,4 @@ def test_what_another_model_has_is_refused_by_name(stories, minilm, tmp_path):
 
 
 def test_nothing_changes_without_changes(stories):
-    assert adapted(stories.params, None) is stories.params
+    assert adapted(stories.params, Conditioning()) is stories.params

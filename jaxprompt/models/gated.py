@@ -1,0 +1,35 @@
+"""Which attentions of a model can see rows behind a gate, and of what sizes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxprompt.errors import InputError
+from jaxprompt.models.block import BlockConfig
+from jaxprompt.models.seq2seq import Seq2SeqConfig
+from jaxprompt.types import Gated
+
+
+def attentions(config: Any) -> dict[str, BlockConfig]:
+    """The layers of a model, by the paths of the parameters of their attention to themselves."""
+    if isinstance(config, Seq2SeqConfig):
+        return {"encoder/layers/attention": config.encoder, "decoder/layers/attention": config.decoder}
+    return {"layers/attention": config}
+
+
+def check_gated(gated: Mapping[str, Gated] | None, config: Any, ref: str) -> None:
+    """Raises InputError for rows that the layers of a model, called `ref`, cannot see."""
+    known = attentions(config)
+    for path, part in (gated or {}).items():
+        if path not in known:
+            raise InputError(
+                f"the prompt has rows for {path!r}, which {ref!r} has not: use the backbone it was learned for"
+            )
+        block, (layers, _, width), gates = known[path], np.shape(part.rows), np.shape(part.gate)
+        if layers > block.num_layers or (width, *gates) != (block.hidden_size, layers, block.num_heads):
+            raise InputError(
+                f"the prompt's rows and gates for {path!r} are {list(np.shape(part.rows))} and {list(gates)}, {ref!r} has "
+                f"{block.num_layers} layers of width {block.hidden_size} and {block.num_heads} heads: use the backbone it "
+                "was learned for"
+            )
