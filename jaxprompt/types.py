@@ -65,6 +65,7 @@ class Conditioning(struct.PyTreeNode):
       source_prefix: the encoder's, of an encoder-decoder.
       deltas: changes of weights, by the paths of parameters.
       gated: rows behind a gate, by the paths of the attentions that see them.
+      change: what is added to the embeddings of an input text's tokens, by their numbers, see `Inputs.text`.
     """
 
     soft: Float[Array, "prompt embed"] | None = None
@@ -72,6 +73,7 @@ class Conditioning(struct.PyTreeNode):
     source_prefix: Prefix | None = None
     deltas: dict[str, Delta] | None = None
     gated: dict[str, Gated] | None = None
+    change: Float[Array, "positions embed"] | None = None
 
     @property
     def reaches_hard_text(self) -> bool:
@@ -98,6 +100,8 @@ class Inputs(struct.PyTreeNode):
       types: token types (BERT's sentence A and B); None means all 0.
       branches: alternatives that share a segment's trunk (branch 0) and do not see each other; None means all 0.
       mix_ids, mix: ids whose embeddings are mixed into those of `ids`, and their share, 0 to 1; None: nothing is mixed.
+      text: which token of its example's input text each is, counted from 1, soft tokens left out; 0: none, as soft tokens,
+        targets and padding are. None: nothing depends on it.
     """
 
     ids: Int[Array, "rows seq"]
@@ -107,6 +111,7 @@ class Inputs(struct.PyTreeNode):
     branches: Int[Array, "rows seq"] | None = None
     mix_ids: Int[Array, "rows seq"] | None = None
     mix: Float[Array, "rows seq"] | None = None
+    text: Int[Array, "rows seq"] | None = None
 
 
 class Batch(struct.PyTreeNode):

@@ -11,6 +11,7 @@ from jaxprompt.errors import InputError
 from jaxprompt.machine import compiler
 from jaxprompt.models.adapted import adapted, check_deltas
 from jaxprompt.models.gated import check_gated
+from jaxprompt.models.numbered import numbered
 from jaxprompt.text.templates import Soft, Target, Template, ToDecoder, parse_template
 from jaxprompt.types import Conditioning, Inputs, Prefix, prefix_length
 
@@ -22,6 +23,7 @@ def forward(backbone, with_head: bool, input_ids, attention_mask, prompt, decode
     soft, prefix, source_prefix = given.soft, given.prefix, given.source_prefix
     params = adapted(backbone.params, given)
     _check_place(backbone, prompt)
+    _check_text(backbone, prompt, given)
     _check_length(backbone, mask, soft, source_prefix if backbone.seq2seq else prefix)
     if not backbone.seq2seq:
         if decoder_input_ids is not None:
@@ -55,6 +57,16 @@ def _check_place(backbone, prompt) -> None:
         raise InputError(
             f"the prompt has soft rows {where} (template {template.text!r}), and here they go before all of input_ids: use "
             "generate, predict or evaluate, which follow the template"
+        )
+
+
+def _check_text(backbone, prompt, given: Conditioning) -> None:
+    """Raises InputError for a prompt that changes the text up to a target, where no one says where that begins."""
+    template = _template(prompt)
+    if given.change is not None and backbone.causal and template is not None and template.has_target:
+        raise InputError(
+            f"the prompt changes the text before {{target}} alone (template {template.text!r}), and input_ids do not say "
+            "where that begins: use generate, predict or evaluate, which follow the template"
         )
 
 
@@ -128,7 +140,15 @@ def prompt_parts(backbone, prompt) -> Conditioning:
     deltas, gated = getattr(prompt, "deltas", None), getattr(prompt, "gated", None)
     check_deltas(deltas, backbone.params, backbone.ref)
     check_gated(gated, backbone.config, backbone.ref)
-    return Conditioning(soft, prefix, source_prefix, deltas, gated)
+    change = getattr(prompt, "change", None)
+    if change is not None:
+        shape = _checked_shape(change, "change of the text")
+        if len(shape) != 2 or shape[1] != backbone.soft_size:
+            raise InputError(
+                f"the change of the text is {list(shape)}, this model needs [positions, {backbone.soft_size}]: use a prompt "
+                "that was trained for it"
+            )
+    return Conditioning(soft, prefix, source_prefix, deltas, gated, change)
 
 
 def _checked_shape(array: Any, name: str) -> tuple[int, ...]:
@@ -166,10 +186,11 @@ def _with_soft(module, inputs: Inputs, length: int) -> Inputs:
     places = jnp.arange(length)
     ahead = (module.config.vocab_size + places, places, jnp.ones_like(places))
     behind = (inputs.ids, inputs.positions + length, inputs.segments)
-    joined = (
+    joined = [
         jnp.concatenate([jnp.broadcast_to(a, (rows, length)), b], axis=1) for a, b in zip(ahead, behind, strict=True)
-    )
-    return Inputs(*joined)
+    ]
+    text = None if inputs.text is None else jnp.pad(inputs.text, ((0, 0), (length, 0)))
+    return Inputs(*joined, text=text)
 
 
 @functools.partial(compiler.jit, static_argnums=(0, 1))
@@ -179,7 +200,7 @@ def _forward(module, with_head, params, ids, mask, soft, prefix):
     if soft is not None and module.causal:
         soft_ids = module.config.vocab_size + jnp.arange(soft.shape[0])
         prefix = module.apply(variables, soft_ids, soft, prefix, method="prefill")
-    inputs = _inputs(ids, mask, prefix_length(prefix))
+    inputs = numbered(params, _inputs(ids, mask, prefix_length(prefix)), module.config.vocab_size)
     if soft is not None and not module.causal:
         ahead = soft.shape[0]
         inputs = _with_soft(module, inputs, ahead)
@@ -196,6 +217,7 @@ def _translate(module, with_head, params, ids, mask, targets, soft, prefix, sour
     order = jnp.argsort(mask == 0, axis=1, stable=True)
     ids, mask = (jnp.take_along_axis(array, order, axis=1) for array in (ids, mask))
     source = _inputs(ids, mask, 0 if source_prefix is None else source_prefix.length)
+    source = numbered(params, source, module.config.vocab_size)
     if soft is not None:
         source = _with_soft(module, source, soft.shape[0])
     memory = module.apply(variables, source, soft, source_prefix, method="read")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxprompt.methods.base import FROZEN, Method, Start, fold
+from jaxprompt.methods.dept import Dept
 from jaxprompt.methods.gated_prefix import GatedPrefix
 from jaxprompt.methods.ia3 import Ia3
 from jaxprompt.methods.listing import listing
@@ -28,6 +29,7 @@ _ALONE: tuple[type[Method], ...] = (
     Superposition,
     ProjectedPrefix,
     GatedPrefix,
+    Dept,
     Lora,
     Ia3,
     NoPrompt,

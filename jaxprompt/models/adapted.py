@@ -49,6 +49,8 @@ def adapted(params: Any, conditioning: Conditioning) -> Any:
     }
     for path, gated in (conditioning.gated or {}).items():
         changes[(*path.split("/"), "gated")] = LastLayers(gated)
+    if conditioning.change is not None:
+        changes["word", "change"] = conditioning.change
     return _adapted(params, changes) if changes else params
 
 

@@ -19,6 +19,7 @@ from jaxprompt.machine.sharding import constrain_rows, row_shards
 from jaxprompt.models.block import Block, BlockConfig, LayerInputs, make_norm
 from jaxprompt.models.cache import Cache
 from jaxprompt.models.layers import Linear, Table, embed_ids, embed_inputs, linear
+from jaxprompt.models.numbered import numbered
 from jaxprompt.models.precision import as_asked, exact
 from jaxprompt.models.rotary import Rotary
 from jaxprompt.models.stack import is_last, run_layers
@@ -142,7 +143,7 @@ class Decoder(nn.Module):
             return self._finish(self._run(self._enter(inputs, soft), layers, prefix)[0])
 
         # Prompt and rows end to end.
-        lead, rows = _sequence(prompt, start), inputs.ids.shape[0]
+        lead, rows = self._sequence(prompt, start), inputs.ids.shape[0]
         padding = joined_padding(lead.ids.size + inputs.ids.size)
         joined = [Joined(view, lead.ids.size, rows, padding) for view in self._views(lead, start)]
         if inputs.mix_ids is not None:
@@ -170,7 +171,7 @@ class Decoder(nn.Module):
     def prefill(self, ids: Int[Array, " prompt"], soft=None, prefix: Prefix | None = None) -> Prefix:
         """Keys and values of one sequence, behind those of `prefix` if given."""
         start = prefix_length(prefix)
-        inputs = _sequence(ids, start)
+        inputs = self._sequence(ids, start)
         x_rse, layers = self._enter(inputs, soft), self._layers(self._views(inputs, start), inputs)
         _, (keys, values), _ = self._run(x_rse, layers, prefix, keep_keys_values=True)
         keys, values = keys[:, 0], values[:, 0]
@@ -202,11 +203,17 @@ class Decoder(nn.Module):
             logits = logits * cfg.logit_scale
         return logits if cfg.logit_softcap is None else cfg.logit_softcap * jnp.tanh(logits / cfg.logit_softcap)
 
+    def _sequence(self, ids: Int[Array, " seq"], start: int) -> Inputs:
+        """One sequence, none of which is a target, as a row; its positions from `start` on."""
+        positions = jnp.arange(start, start + ids.shape[0])[None]
+        inputs = Inputs(ids[None], positions, jnp.ones_like(positions))
+        return numbered(self.variables["params"], inputs, self.config.vocab_size)
+
     @jax.named_scope("embed")
     def _enter(self, inputs, soft):
         """What the first layer is given."""
         cfg = self.config
-        x_rse = embed_inputs(self.embed, inputs, soft)
+        x_rse = embed_inputs(self.embed, inputs, soft, self.word.change)
         if cfg.input_scale != 1.0:
             x_rse = x_rse * jnp.asarray(cfg.input_scale, x_rse.dtype)
         if cfg.soft_size != cfg.hidden_size:
@@ -287,9 +294,3 @@ def _sees_prefix(everywhere: LayerInputs, local: LayerInputs) -> LayerInputs:
     if joined is not None:
         joined = joined.replace(view=whole(joined.view, local.joined.view))
     return everywhere.replace(view=whole(everywhere.view, local.view), joined=joined)
-
-
-def _sequence(ids: Int[Array, " seq"], start: int) -> Inputs:
-    """One sequence as a row, its positions from `start` on."""
-    positions = jnp.arange(start, start + ids.shape[0])[None]
-    return Inputs(ids[None], positions, jnp.ones_like(positions))

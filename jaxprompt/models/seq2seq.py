@@ -17,7 +17,7 @@ from jaxprompt.errors import InputError
 from jaxprompt.machine.sharding import constrain_rows
 from jaxprompt.models.block import Block, BlockConfig, LayerInputs, make_norm
 from jaxprompt.models.cache import Cache
-from jaxprompt.models.layers import Table, embed_ids, linear
+from jaxprompt.models.layers import Table, embed_ids, embed_inputs, linear
 from jaxprompt.models.precision import as_asked, exact
 from jaxprompt.models.relative import RelativePositions
 from jaxprompt.models.stack import is_last, run_layers
@@ -234,7 +234,8 @@ class Seq2Seq(nn.Module):
     def source_hidden(self, source: Inputs, soft=None, prefix: Prefix | None = None) -> Float[Array, "rows seq embed"]:
         """The encoder's hidden states."""
         given = LayerInputs(self.encoder.view(source, prefix))
-        return self.encoder(self.encoder.enter(self.embed(source.ids, soft), source), given, prefix)[0]
+        words = embed_inputs(self.embed, source, soft, self.word.change)
+        return self.encoder(self.encoder.enter(words, source), given, prefix)[0]
 
     @as_asked
     def read(self, source: Inputs, soft=None, prefix: Prefix | None = None) -> Memory:

@@ -12,8 +12,11 @@ from jaxprompt.prompts.description import check_description
 from jaxprompt.types import Conditioning, Delta, Gated, Prefix
 
 _PREFIX_AXES = ("layers", "prefix", "kv_heads", "head_dim")
+# Fields of a conditioning that are one array each.
+_ROWS = ("soft", "change")
 _AXES = {
     "soft": ("prompt", "embed"),
+    "change": ("positions", "embed"),
     **dict.fromkeys(("keys", "values", "source_keys", "source_values"), _PREFIX_AXES),
     "head.weight": ("outputs", "embed"),
     "head.bias": ("outputs",),
@@ -88,6 +91,11 @@ class Prompt:
         return {self.arrays[name].shape[of.index("prefix")] for name, of in axes.items() if of and "prefix" in of}
 
     @property
+    def change(self) -> np.ndarray | None:
+        """What is added to the embeddings of the input text's tokens `[positions, embed]`, if there is anything."""
+        return self.conditioning.change
+
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """The conditioning's arrays by the names that files give them: `soft`, `keys`, `values`, `source_keys` ..."""
         return to_arrays(self.conditioning)
@@ -133,11 +141,12 @@ class Prompt:
     def check(self, backbone) -> None:
         """Raises InputError when the prompt was learned for another backbone, or could be used with none."""
         self.check_itself()
-        if self.soft is not None and self.soft.shape[-1] != backbone.soft_size:
-            raise InputError(
-                f"the prompt is {self.soft.shape[-1]} wide, the backbone {backbone.ref!r} takes {backbone.soft_size} "
-                f"wide ones: use the backbone it was learned for{self._named()}"
-            )
+        for rows in (self.soft, self.change):
+            if rows is not None and rows.shape[-1] != backbone.soft_size:
+                raise InputError(
+                    f"the prompt is {rows.shape[-1]} wide, the backbone {backbone.ref!r} takes {backbone.soft_size} "
+                    f"wide ones: use the backbone it was learned for{self._named()}"
+                )
         if self.prefix is not None or self.source_prefix is not None:
             for whose, part, shape in (
                 ("prefix", self.prefix, backbone.prefix_shape),
@@ -181,7 +190,8 @@ class Prompt:
 
 def to_arrays(conditioning: Conditioning) -> dict[str, np.ndarray]:
     """A conditioning's arrays by name: a prefix gives `keys` and `values`, the encoder's with `source_` in front."""
-    found = {} if conditioning.soft is None else {"soft": conditioning.soft}
+    rows = {name: getattr(conditioning, name) for name in _ROWS}
+    found = {name: array for name, array in rows.items() if array is not None}
     for side in ("", "source_"):
         prefix = getattr(conditioning, f"{side}prefix")
         if prefix is not None:
@@ -199,7 +209,7 @@ def from_arrays(arrays: dict[str, np.ndarray], start: int) -> Conditioning:
     Raises ValueError for a name that it does not know, or keys without values.
     """
     arrays = dict(arrays)
-    parts = {"soft": arrays.pop("soft", None)}
+    parts = {name: arrays.pop(name, None) for name in _ROWS}
     for side in ("", "source_"):
         if f"{side}keys" in arrays:
             keys, values = arrays.pop(f"{side}keys"), arrays.pop(f"{side}values", None)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxprompt.machine import compiler
+from jaxprompt.models.numbered import numbered
 from jaxprompt.types import Inputs, Prefix, prefix_length
 
 # What an impossible hypothesis scores. Finite, so that sums of it stay ordered.
@@ -64,6 +65,7 @@ def decode(
     prefix: Prefix | None = None,
     source: Inputs | None = None,
     source_prefix: Prefix | None = None,
+    first: int = 0,
     key: Array | None = None,
 ) -> tuple[Int[Array, "rows new"], Float[Array, " rows"]]:
     """Continues token ids.
@@ -74,6 +76,7 @@ def decode(
       soft, prefix: what the backbone is conditioned on.
       source: the encoder's rows, of an encoder-decoder; segment 1 in each.
       source_prefix: the encoder's prefix.
+      first: how many tokens of each text are in the prefix.
       key: of the sampling.
 
     Returns:
@@ -81,7 +84,8 @@ def decode(
       of a beam search divided by the length penalty. NaN where the model's logits are not finite.
     """
     key = jax.random.key(0) if key is None else key
-    return _decode(_Model(backbone), search, backbone.params, ids, lengths, soft, prefix, source, source_prefix, key)
+    given = (ids, lengths, soft, prefix, source, source_prefix, first, key)
+    return _decode(_Model(backbone), search, backbone.params, *given)
 
 
 class _Model:
@@ -98,10 +102,11 @@ class _Model:
 
 
 @functools.partial(compiler.jit, static_argnums=(0, 1))
-def _decode(model, search, params, ids, lengths, soft, prefix, source, source_prefix, key):
+def _decode(model, search, params, ids, lengths, soft, prefix, source, source_prefix, first, key):
     backbone = model.backbone
     memory = None
     if source is not None:
+        source = numbered(params, source, backbone.vocab_size)
         memory = backbone.read(params, source, soft=soft, prefix=source_prefix)
     rows, length = ids.shape
     start = prefix_length(prefix)
@@ -109,7 +114,10 @@ def _decode(model, search, params, ids, lengths, soft, prefix, source, source_pr
     real = (jnp.arange(length) < lengths[:, None]).astype(jnp.int32)
     positions = jnp.broadcast_to(start + jnp.arange(length), ids.shape)
     run = functools.partial(backbone.apply, params, soft=soft, prefix=prefix)
-    hidden, cache = run(Inputs(ids, positions, real), cache=cache, memory=memory)
+    inputs = Inputs(ids, positions, real)
+    if source is None:
+        inputs = numbered(params, inputs, backbone.vocab_size, first=first)
+    hidden, cache = run(inputs, cache=cache, memory=memory)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
 
     def head(hidden):

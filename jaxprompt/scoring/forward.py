@@ -9,9 +9,10 @@ from jax.stages import Compiled
 from jaxprompt.machine import compiler
 from jaxprompt.machine.ahead import shape_of
 from jaxprompt.models.adapted import adapted
+from jaxprompt.models.numbered import numbered
 from jaxprompt.objectives import Objective, Vocabulary
 from jaxprompt.text.hoisting import split_constant
-from jaxprompt.types import Ahead, Batch, Conditioning, Scores
+from jaxprompt.types import Ahead, Batch, Conditioning, Inputs, Scores
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,11 @@ class Forward:
         return ahead.keys, ahead.values
 
     def __call__(self, conditioning: Conditioning, head: dict, frozen: dict, batch: Batch) -> Scores:
-        backbone, inputs = self.backbone, batch.inputs
+        backbone = self.backbone
         params = adapted(frozen["params"], conditioning)
+        inputs, source = batch.inputs, batch.source
+        if conditioning.change is not None:
+            inputs, source = self._numbered(params, batch)
         hard, shared = split_constant(self.hoisted, backbone.vocab_size)
         prefix = frozen["hard_prefix"]
         if conditioning.reaches_hard_text:
@@ -79,10 +83,10 @@ class Forward:
             inputs = inputs.replace(positions=inputs.positions + conditioning.prefix.length)
         memory = ahead = None
         if batch.source is not None and backbone.seq2seq:
-            memory = backbone.read(params, batch.source, soft=conditioning.soft, prefix=conditioning.source_prefix)
+            memory = backbone.read(params, source, soft=conditioning.soft, prefix=conditioning.source_prefix)
         elif batch.source is not None:
             # Text before the first soft token, which does not depend on what is learned: there is no way back through it.
-            source = batch.source.replace(positions=batch.source.positions + len(self.hoisted))
+            source = source.replace(positions=source.positions + len(self.hoisted))
             if batch.ahead is None:
                 ahead = backbone.look_ahead(params, source, prefix=prefix)
             else:
@@ -101,3 +105,15 @@ class Forward:
         # On a GPU or a TPU products of float32 are less unless told so.
         with jax.default_matmul_precision("highest"):
             return self.objective.score(Vocabulary(backbone, params), head, frozen["objective"], hidden, batch)
+
+    def _numbered(self, params: dict, batch: Batch) -> tuple[Inputs, Inputs | None]:
+        """The rows and their source, the tokens of the input texts numbered."""
+        backbone, inputs = self.backbone, batch.inputs
+        if backbone.seq2seq:
+            return inputs, numbered(params, batch.source, backbone.vocab_size)
+        scored = None
+        if backbone.causal:
+            rows = jnp.arange(inputs.ids.shape[0])[:, None]
+            scored = jnp.zeros(inputs.ids.shape, bool).at[rows, batch.target_at].max(batch.target_weight > 0)
+        ahead = sum(token < backbone.vocab_size for token in self.hoisted)
+        return numbered(params, inputs, backbone.vocab_size, scored, ahead), batch.source

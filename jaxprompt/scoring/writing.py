@@ -155,6 +155,7 @@ def write(
         own = [contexts.own[at] for at in here]
         ids, lengths = _padded(own, rows, room)
         given = {"soft": conditioning.soft, "prefix": prefix, "source_prefix": conditioning.source_prefix}
+        given["first"] = sum(token < backbone.vocab_size for token in contexts.shared)
         if contexts.sources is not None:
             source, real = _padded([contexts.sources[at] for at in here], rows, backbone.max_positions)
             places = np.broadcast_to(np.arange(source.shape[1], dtype=np.int32), source.shape)

@@ -162,5 +162,5 @@ def test_only_soft_rows_leave_the_text_before_them_as_it_was(stories, rows):
     for name in METHODS:
         experiment = build(load_config(config(name, rows)), stories)
         reaches[name] = experiment.method.apply(experiment.init_trainable()).reaches_hard_text
-    others = {"prefix", "projected_prefix", "gated_prefix", "lora", "ia3", "together"}
+    others = {"dept", "prefix", "projected_prefix", "gated_prefix", "lora", "ia3", "together"}
     assert reaches == {name: name in others for name in METHODS}
