@@ -1,25 +1,46 @@
 """The values that pass between data, methods, models, objectives and the train step: read this first."""
 
 import dataclasses
+from typing import Any
 
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int, Shaped
 
 
 class Prefix(struct.PyTreeNode):
-    """Per-layer keys and values that every segment of every row sees.
+    """Per-layer keys and values that every segment of every row sees, or that of each owner those of its own see.
 
     Prompt tuning computes it once per step, prefix tuning learns it, generation caches it.
 
     Attributes:
       keys, values: `[layers, prefix, kv_heads, head_dim]`; keys are as attention uses them (rotary already applied).
       length: the position at which the tokens after the prefix start. Not always the number of keys: a prefix
-        learned for an encoder leaves the positions of the text alone.
+        learned for an encoder leaves the positions of the text alone. Of several owners, the largest of `lengths`.
+      owners: whose each key is, see `Inputs.owners`; None: everyone's.
+      places: the position of each key; None: they count from 0.
+      lengths: where the tokens after the prefix start, by owner; None: at `length`.
     """
 
     keys: Float[Array, "layers prefix kv_heads head_dim"]
     values: Float[Array, "layers prefix kv_heads head_dim"]
     length: int = struct.field(pytree_node=False)
+    owners: Int[Array, " prefix"] | None = None
+    places: Int[Array, " prefix"] | None = None
+    lengths: tuple[int, ...] | None = struct.field(pytree_node=False, default=None)
+
+    @property
+    def positions(self) -> Int[Array, " prefix"]:
+        """The position of each key."""
+        return jnp.arange(self.keys.shape[1]) if self.places is None else self.places
+
+    def cast(self, dtype: Any) -> "Prefix":
+        """The keys and values in another type."""
+        return self.replace(keys=self.keys.astype(dtype), values=self.values.astype(dtype))
+
+    def starts(self, owners: Int[Array, "*tokens"] | None) -> Int[Array, "*tokens"] | int:
+        """Where the tokens of these owners start."""
+        return self.length if self.lengths is None else jnp.asarray(self.lengths)[owners]
 
 
 def prefix_length(prefix: Prefix | None) -> int:
@@ -102,6 +123,7 @@ class Inputs(struct.PyTreeNode):
       mix_ids, mix: ids whose embeddings are mixed into those of `ids`, and their share, 0 to 1; None: nothing is mixed.
       text: which token of its example's input text each is, counted from 1, soft tokens left out; 0: none, as soft tokens,
         targets and padding are. None: nothing depends on it.
+      owners: whose prefix each token sees, where there are prefixes of several owners, counted from 0.
     """
 
     ids: Int[Array, "rows seq"]
@@ -112,6 +134,7 @@ class Inputs(struct.PyTreeNode):
     mix_ids: Int[Array, "rows seq"] | None = None
     mix: Float[Array, "rows seq"] | None = None
     text: Int[Array, "rows seq"] | None = None
+    owners: Int[Array, "rows seq"] | None = None
 
 
 class Batch(struct.PyTreeNode):
@@ -168,11 +191,21 @@ class Scores(struct.PyTreeNode):
     """What one batch scored.
 
     Attributes:
-      loss: sum of the losses of everything scored.
-      count: how many things were scored: target tokens, or examples. `loss / count` is the mean.
+      losses: per slot, the sum of the losses of everything scored in it.
+      counts: per slot, how many things were scored: target tokens, or examples, by their weights.
       outputs: per slot, by name, what metrics and predictions are made of (such as "logits" per class).
     """
 
-    loss: Float[Array, ""]
-    count: Float[Array, ""]
+    losses: Float[Array, "rows slots"]
+    counts: Float[Array, "rows slots"]
     outputs: dict[str, Float[Array, "rows slots ..."]]
+
+    @property
+    def loss(self) -> Float[Array, ""]:
+        """The sum of all losses."""
+        return self.losses.sum()
+
+    @property
+    def count(self) -> Float[Array, ""]:
+        """How much was scored: `loss / count` is the mean."""
+        return self.counts.sum()

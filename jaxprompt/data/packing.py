@@ -216,7 +216,9 @@ def pack(
     pool_at = np.zeros((rows, plan.slots), np.int32)
     numbers = np.full((rows, plan.slots), -1, np.int32)
     answers = _empty_answers(examples, numbers.shape)
-    source_ids, source_positions, source_segments = np.zeros((3, rows, plan.source_length), np.int32)
+    source_ids, source_positions, source_segments, source_owners = np.zeros((4, rows, plan.source_length), np.int32)
+    owns = bool(examples) and examples[0].owner is not None
+    owners = np.zeros(ids.shape, np.int32)
     for r, row in enumerate(packed):
         start = scored = read = 0
         next_segment = plan.slots + 1
@@ -248,12 +250,14 @@ def pack(
             for name, value in example.answers.items():
                 answers[name][r, slot] = value
             numbers[r, slot] = index[i]
+            owners[r, here] = example.owner or 0
             start, scored = here.stop, there.stop
             if example.source is not None:
                 source = slice(read, read + len(example.source))
                 source_ids[r, source] = example.source
                 source_positions[r, source] = counting(len(example.source))
                 source_segments[r, source] = slot + 1
+                source_owners[r, source] = example.owner or 0
                 read = source.stop
     inputs = Inputs(
         ids=ids,
@@ -263,7 +267,9 @@ def pack(
         branches=branches if plan.branches else None,
         mix_ids=mix_ids if mixes else None,
         mix=mix if mixes else None,
+        owners=owners if owns else None,
     )
+    source = Inputs(source_ids, source_positions, source_segments, owners=source_owners if owns else None)
     return Batch(
         inputs=inputs,
         target_at=target_at,
@@ -273,7 +279,7 @@ def pack(
         pool_at=pool_at,
         answers=answers,
         index=numbers,
-        source=Inputs(source_ids, source_positions, source_segments) if plan.source_length else None,
+        source=source if plan.source_length else None,
     )
 
 

@@ -39,8 +39,8 @@ from jaxprompt.types import Batch
 # only where it is clear.
 COMPILE_SECONDS = 10.0
 FLOPS_PER_SECOND = 3e14
-# What tells examples apart. Nothing is mixed into those that are encoded once.
-_IDENTITY = tuple(field.name for field in dataclasses.fields(Encoded) if field.name not in ("mix_ids", "mix"))
+# What tells examples apart. Nothing is mixed into those that are encoded once, and owners are given later.
+_IDENTITY = tuple(field.name for field in dataclasses.fields(Encoded) if field.name not in ("mix_ids", "mix", "owner"))
 # Examples from which the shapes of batches are planned, where they are not all known.
 SAMPLE = 2000
 

@@ -23,7 +23,7 @@ from jaxprompt.models.numbered import numbered
 from jaxprompt.models.precision import as_asked, exact
 from jaxprompt.models.rotary import Rotary
 from jaxprompt.models.stack import is_last, run_layers
-from jaxprompt.ops.attention import Joined, View, joined_padding, visibility, windowed
+from jaxprompt.ops.attention import Joined, View, joined_padding, owned, visibility, windowed
 from jaxprompt.types import Ahead, Inputs, Prefix, prefix_length
 
 
@@ -124,32 +124,31 @@ class Decoder(nn.Module):
         soft=None,
         prefix: Prefix | None = None,
         at=None,
-        prompt: Int[Array, " prompt"] | None = None,
+        prompt: Int[Array, " prompt"] | Inputs | None = None,
         ahead: Ahead | None = None,
     ) -> Float[Array, "rows seq embed"]:
         """Hidden states of packed rows, after the final norm; of the positions `at [rows, n]` alone, if given.
 
-        All rows see the `prompt`, which stands behind the prefix, as if it had been prefilled; each segment sees what is
-        `ahead` of it, with which there is no prompt.
+        All rows see the `prompt`, which stands behind the prefix, as if it had been prefilled, or of several owners' their
+        own; each segment sees what is `ahead` of it, with which there is no prompt.
         """
         if prompt is not None and self.mesh is not None and row_shards(self.mesh) > 1:
             # Laid end to end with a prompt, rows could not be split over devices.
             prefix, prompt = self.prefill(prompt, soft, prefix), None
-        start = prefix_length(prefix)
         if prompt is None:
-            layers = self._layers(self._views(inputs, start, ahead), inputs, at)
+            layers = self._layers(self._views(inputs, prefix, ahead=ahead), inputs, at)
             if ahead is not None:
                 layers = [given.replace(ahead=(ahead.keys, ahead.values)) for given in layers]
             return self._finish(self._run(self._enter(inputs, soft), layers, prefix)[0])
 
         # Prompt and rows end to end.
-        lead, rows = self._sequence(prompt, start), inputs.ids.shape[0]
+        lead, rows = self._sequence(prompt, prefix), inputs.ids.shape[0]
         padding = joined_padding(lead.ids.size + inputs.ids.size)
-        joined = [Joined(view, lead.ids.size, rows, padding) for view in self._views(lead, start)]
+        joined = [Joined(view, lead.ids.size, rows, padding) for view in self._views(lead, prefix)]
         if inputs.mix_ids is not None:
             lead = lead.replace(mix_ids=lead.ids, mix=jnp.zeros(lead.ids.shape))
         both = jax.tree.map(joined[0].join, lead, inputs.replace(types=None, branches=None))
-        layers = self._layers(self._views(inputs, start + lead.ids.size), both, at)
+        layers = self._layers(self._views(inputs, prefix, lead), both, at)
         layers = [given.replace(joined=of_layer) for given, of_layer in zip(layers, joined, strict=True)]
         return self._finish(self._run(self._enter(both, soft), layers, prefix)[0])
 
@@ -161,29 +160,35 @@ class Decoder(nn.Module):
 
         Tokens of segment 0 are padding behind a row's real tokens; the row's next tokens overwrite them.
         """
-        start, seq = prefix_length(prefix), inputs.ids.shape[1]
-        keys_at = jnp.broadcast_to(start + jnp.arange(cache.keys.shape[2]), (1, cache.keys.shape[2]))
-        views = self._with_local(cache.view(seq), start + cache.slots(seq), keys_at, start)
+        seq, slots = inputs.ids.shape[1], jnp.arange(cache.keys.shape[2])[None]
+        start = 0 if prefix is None else prefix.starts(None if inputs.owners is None else inputs.owners[:, :1])
+        views = self._seen(cache.view(seq), inputs.owners, start + cache.slots(seq), start + slots, prefix)
         x_rse, _, cache = self._run(self._enter(inputs, soft), self._layers(views, inputs), prefix, cache)
         return self._finish(x_rse), cache.advance(inputs)
 
     @as_asked
-    def prefill(self, ids: Int[Array, " prompt"], soft=None, prefix: Prefix | None = None) -> Prefix:
-        """Keys and values of one sequence, behind those of `prefix` if given."""
-        start = prefix_length(prefix)
-        inputs = self._sequence(ids, start)
-        x_rse, layers = self._enter(inputs, soft), self._layers(self._views(inputs, start), inputs)
+    def prefill(self, ids: Int[Array, " prompt"] | Inputs, soft=None, prefix: Prefix | None = None) -> Prefix:
+        """Keys and values of one sequence, or of one for each owner in one row, behind those of `prefix` if given.
+
+        Where the tokens of each owner then start, the caller knows: `lengths` are those of `prefix`.
+        """
+        inputs = self._sequence(ids, prefix)
+        x_rse, layers = self._enter(inputs, soft), self._layers(self._views(inputs, prefix), inputs)
         _, (keys, values), _ = self._run(x_rse, layers, prefix, keep_keys_values=True)
         keys, values = keys[:, 0], values[:, 0]
         if prefix is not None:
             keys = jnp.concatenate([prefix.keys.astype(keys.dtype), keys], axis=1)
             values = jnp.concatenate([prefix.values.astype(values.dtype), values], axis=1)
-        return Prefix(keys, values, start + ids.shape[0])
+        found = Prefix(keys, values, prefix_length(prefix) + inputs.ids.shape[1])
+        if inputs.owners is None:
+            return found
+        places, owners = _before(prefix, inputs)
+        return found.replace(owners=owners, places=places, lengths=None if prefix is None else prefix.lengths)
 
     @as_asked
     def look_ahead(self, inputs: Inputs, soft=None, prefix: Prefix | None = None) -> Ahead:
         """Keys and values of packed rows, for other rows of the same segments that stand behind them."""
-        layers = self._layers(self._views(inputs, prefix_length(prefix)), inputs)
+        layers = self._layers(self._views(inputs, prefix), inputs)
         _, (keys, values), _ = self._run(self._enter(inputs, soft), layers, prefix, keep_keys_values=True)
         return Ahead(keys, values, inputs.segments, inputs.positions)
 
@@ -203,8 +208,11 @@ class Decoder(nn.Module):
             logits = logits * cfg.logit_scale
         return logits if cfg.logit_softcap is None else cfg.logit_softcap * jnp.tanh(logits / cfg.logit_softcap)
 
-    def _sequence(self, ids: Int[Array, " seq"], start: int) -> Inputs:
-        """One sequence, none of which is a target, as a row; its positions from `start` on."""
+    def _sequence(self, ids: Int[Array, " seq"] | Inputs, prefix: Prefix | None) -> Inputs:
+        """One sequence, none of which is a target, as a row behind a prefix; rows of several owners as they are."""
+        if isinstance(ids, Inputs):
+            return ids
+        start = prefix_length(prefix)
         positions = jnp.arange(start, start + ids.shape[0])[None]
         inputs = Inputs(ids[None], positions, jnp.ones_like(positions))
         return numbered(self.variables["params"], inputs, self.config.vocab_size)
@@ -227,20 +235,24 @@ class Decoder(nn.Module):
         angles = {rotary: None if rotary is None else rotary.angles(inputs.positions) for rotary in rotaries}
         return [LayerInputs(view, angles[rotary], at=at) for view, rotary in zip(views, rotaries, strict=True)]
 
-    def _views(self, inputs: Inputs, start: int, ahead: Ahead | None = None) -> list[View]:
-        """What tokens of global and of local layers see, behind a prefix of `start` tokens and what is ahead of each."""
+    def _views(
+        self, inputs: Inputs, prefix: Prefix | None, prompt: Inputs | None = None, ahead: Ahead | None = None
+    ) -> list[View]:
+        """What tokens of global and of local layers see, behind a prefix, a prompt, and what is ahead of each."""
         seen, keys = visibility(inputs, causal=True), inputs.positions
         if ahead is not None:
             own = inputs.segments[:, :, None] == ahead.segments[:, None, :]
             seen = jnp.concatenate([own & (inputs.segments > 0)[:, :, None], seen], axis=2)
             keys = jnp.concatenate([ahead.positions, keys], axis=1)
-        return self._with_local(View(seen, causal=True), inputs.positions, keys, start)
+        return self._seen(View(seen, causal=True), inputs.owners, inputs.positions, keys, prefix, prompt)
 
-    def _with_local(self, view, queries, keys, start) -> list[View]:
-        """A view in global and in local layers."""
-        if not any(self.config.local_layers):
-            return [view]
-        return [view, windowed(view, self.config.window, queries, keys, start)]
+    def _seen(self, view, owners, queries, keys, prefix, prompt=None) -> list[View]:
+        """A view in global and in local layers, by the owners and positions of tokens and the positions of their keys."""
+        places, of_keys = _before(prefix, prompt)
+        views = [view]
+        if any(self.config.local_layers):
+            views.append(windowed(view, self.config.window, queries, keys, places))
+        return [owned(view, owners, of_keys) for view in views]
 
     def _run(self, x_rse, layers: list[LayerInputs], prefix, cache: Cache | None = None, keep_keys_values=False):
         """Returns hidden states before the final norm, all layers' new (keys, values) or None, the updated cache.
@@ -251,7 +263,7 @@ class Decoder(nn.Module):
         cfg, joined = self.config, layers[0].joined is not None
         place = (lambda x: x) if joined else partial(constrain_rows, mesh=self.mesh)
         if prefix is not None:
-            prefix = jax.tree.map(lambda array: array.astype(self.dtype), prefix)
+            prefix = prefix.cast(self.dtype)
 
         def step(block, carry, prefix_kv, layer):
             x_rse, cache = carry
@@ -288,9 +300,21 @@ def _sees_prefix(everywhere: LayerInputs, local: LayerInputs) -> LayerInputs:
     """What a global layer is given, in the form of a local one: it sees the whole prefix."""
 
     def whole(view, seen):
-        return view if seen.prefix is None else view.replace(prefix=jnp.ones_like(seen.prefix))
+        untold = view.prefix is None and seen.prefix is not None
+        return view.replace(prefix=jnp.ones_like(seen.prefix)) if untold else view
 
     joined = everywhere.joined
     if joined is not None:
         joined = joined.replace(view=whole(joined.view, local.joined.view))
     return everywhere.replace(view=whole(everywhere.view, local.view), joined=joined)
+
+
+def _before(prefix: Prefix | None, prompt: Inputs | None):
+    """The positions, and the owners or None, of the keys of a prefix and of the prompt behind it."""
+    places = [] if prefix is None else [prefix.positions]
+    owners = [] if prefix is None else [prefix.owners]
+    if prompt is not None:
+        places.append(prompt.positions[0])
+        owners.append(None if prompt.owners is None else prompt.owners[0])
+    known = [of for of in owners if of is not None]
+    return jnp.concatenate([jnp.zeros(0, jnp.int32), *places]), jnp.concatenate(known) if known else None

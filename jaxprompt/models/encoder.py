@@ -15,7 +15,7 @@ from jaxprompt.models.block import Block, BlockConfig, LayerInputs, make_norm
 from jaxprompt.models.layers import ACTIVATIONS, Linear, Table, embed_ids, embed_inputs, linear
 from jaxprompt.models.precision import as_asked, exact
 from jaxprompt.models.stack import is_last, run_layers
-from jaxprompt.ops.attention import View, visibility
+from jaxprompt.ops.attention import View, owned, visibility
 from jaxprompt.types import Inputs, Prefix
 
 
@@ -146,7 +146,9 @@ class Encoder(nn.Module):
 
         A soft id replaces the word embedding; position, type and norm still apply.
         """
-        given = LayerInputs(View(visibility(inputs, causal=False)), at=at)
+        view = View(visibility(inputs, causal=False))
+        view = owned(view, inputs.owners, None if prefix is None else prefix.owners)
+        given = LayerInputs(view, at=at)
         return self._run(self._enter(inputs, soft), given, prefix)[0]
 
     @as_asked
@@ -171,7 +173,7 @@ class Encoder(nn.Module):
         """Returns hidden states, and all layers' (keys, values) or None."""
         num_layers = self.config.num_layers
         if prefix is not None:
-            prefix = jax.tree.map(lambda array: array.astype(self.dtype), prefix)
+            prefix = prefix.cast(self.dtype)
 
         def step(block, x_rse, prefix_kv, layer):
             last = is_last(layer, num_layers)

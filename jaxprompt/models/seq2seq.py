@@ -21,8 +21,8 @@ from jaxprompt.models.layers import Table, embed_ids, embed_inputs, linear
 from jaxprompt.models.precision import as_asked, exact
 from jaxprompt.models.relative import RelativePositions
 from jaxprompt.models.stack import is_last, run_layers
-from jaxprompt.ops.attention import View, visibility
-from jaxprompt.types import Inputs, Prefix, prefix_length
+from jaxprompt.ops.attention import View, owned, visibility
+from jaxprompt.types import Inputs, Prefix
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,6 +129,7 @@ class Stack(nn.Module):
         """What the tokens of packed rows see."""
         causal = self.block.cross
         view = View(visibility(inputs, causal), causal=causal)
+        view = owned(view, inputs.owners, None if prefix is None else prefix.owners)
         at = inputs.positions
         if inputs.branches is None:
             # Within a segment positions differ as places in the row do, so that one bias serves all rows.
@@ -143,7 +144,7 @@ class Stack(nn.Module):
         view = view.replace(row_bias=relative.bias(self.relative_bias, queries, keys, bidirectional))
         if prefix is None or not prefix.length:  # an encoder's prefix takes no positions
             return view
-        ahead = jnp.arange(prefix.length)[None]
+        ahead = prefix.positions[None]
         return view.replace(prefix_bias=relative.bias(self.relative_bias, positions, ahead, bidirectional))
 
     def memory(self, hidden: Float[Array, "rows seq embed"]):
@@ -180,7 +181,7 @@ class Stack(nn.Module):
         """
         num_layers = self.block.num_layers
         if prefix is not None:
-            prefix = jax.tree.map(lambda array: array.astype(self.dtype), prefix)
+            prefix = prefix.cast(self.dtype)
 
         def step(block, carry, prefix_kv, layer):
             x_rse, cache = carry
@@ -259,9 +260,10 @@ class Seq2Seq(nn.Module):
 
         Tokens of segment 0 are padding behind a row's real tokens; the row's next tokens overwrite them.
         """
-        start, seq = prefix_length(prefix), inputs.ids.shape[1]
-        slots, keys_at = cache.slots(seq), jnp.arange(cache.keys.shape[2])[None]
-        view = self.decoder.biased(cache.view(seq), slots, keys_at, start + slots, prefix)
+        seq, start = inputs.ids.shape[1], 0 if prefix is None else prefix.starts(inputs.owners)
+        slots, keys_at, view = cache.slots(seq), jnp.arange(cache.keys.shape[2])[None], cache.view(seq)
+        view = owned(view, inputs.owners, None if prefix is None else prefix.owners)
+        view = self.decoder.biased(view, slots, keys_at, start + slots, prefix)
         given = LayerInputs(view, cache=cache, memory_view=_source_view(inputs, memory))
         x_rse, cache, _ = self.decoder(self.decoder.enter(self.embed(inputs.ids, soft), inputs), given, prefix, memory)
         return x_rse, cache.advance(inputs)

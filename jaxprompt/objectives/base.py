@@ -220,6 +220,10 @@ class Objective:
         """Scores a batch from its hidden states at `at(batch)`. Pure and differentiable in hidden and head."""
         raise NotImplementedError
 
+    def scores_like(self, other: "Objective") -> bool:
+        """Whether `score` does with any batch what that of another objective does, so that one call may do for both."""
+        return self is other
+
     # --- what is shown
 
     def present(self, outputs: Mapping[str, np.ndarray]) -> list[dict]:

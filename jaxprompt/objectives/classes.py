@@ -146,13 +146,13 @@ def class_scores(
         if weights is not None:
             weight = weight * jnp.asarray(weights, jnp.float32)[jnp.maximum(labels, 0)]
         chosen = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
-        return (shape.losses(chosen, total, mean) * weight).sum(), weight.sum().astype(jnp.float32)
+        return shape.losses(chosen, total, mean) * weight, weight.astype(jnp.float32)
 
     if MIX_SHARE not in batch.answers:
-        loss, count = weighted(batch.answers["label"], 1.0)
+        losses, counts = weighted(batch.answers["label"], 1.0)
     else:
         # mixup (Zhang et al. 2018): the loss is mixed as the inputs are. Empty slots have no share.
         share = jnp.nan_to_num(batch.answers[MIX_SHARE])
         parts = weighted(batch.answers["label"], 1.0 - share), weighted(batch.answers[MIX_LABEL], share)
-        loss, count = jax.tree.map(jnp.add, *parts)
-    return Scores(loss=loss, count=count, outputs={"logits": logits})
+        losses, counts = jax.tree.map(jnp.add, *parts)
+    return Scores(losses=losses, counts=counts, outputs={"logits": logits})

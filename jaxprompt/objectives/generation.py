@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import jax.numpy as jnp
 import numpy as np
 from pydantic import Field, PositiveFloat
 
@@ -102,13 +103,13 @@ class Generation(Objective):
 
     def score(self, vocabulary: Vocabulary, head: dict, frozen: Any, hidden, batch: Batch) -> Scores:
         losses, logprobs = vocabulary.losses(hidden, batch.target_ids, self.shape)
-        weighted = logprobs * batch.target_weight
         slots = batch.index.shape[1]
-        return Scores(
-            loss=(losses * batch.target_weight).sum(),
-            count=batch.target_weight.sum(),
-            outputs={
-                "nll": -sum_by_group(weighted, batch.target_group, slots),
-                "tokens": sum_by_group(batch.target_weight, batch.target_group, slots),
-            },
-        )
+
+        def by_slot(values):
+            return sum_by_group(values * batch.target_weight, batch.target_group, slots)
+
+        tokens = by_slot(jnp.ones_like(batch.target_weight))
+        return Scores(losses=by_slot(losses), counts=tokens, outputs={"nll": -by_slot(logprobs), "tokens": tokens})
+
+    def scores_like(self, other: Objective) -> bool:
+        return isinstance(other, Generation) and other.shape == self.shape

@@ -61,7 +61,7 @@ class Regression(Pooled):
         known = (batch.index >= 0) & ~jnp.isnan(wanted)
         # Twice: a NaN must not reach the gradient either.
         error = jnp.where(known, found - jnp.where(known, wanted, 0.0), 0.0)
-        return Scores(loss=(error**2).sum(), count=known.sum().astype(jnp.float32), outputs={"value": found})
+        return Scores(losses=error**2, counts=known.astype(jnp.float32), outputs={"value": found})
 
     def present(self, outputs: Mapping[str, np.ndarray]) -> list[dict]:
         """`prediction`, a number."""

@@ -130,17 +130,29 @@ def visibility(inputs: Inputs, causal: bool) -> Bool[Array, "rows seq seq"]:
 
 
 def windowed(
-    view: View, window: int, queries: Int[Array, "rows seq"], keys: Int[Array, "rows kv_seq"], prefix: int
+    view: View,
+    window: int,
+    queries: Int[Array, "rows seq"],
+    keys: Int[Array, "rows kv_seq"],
+    prefix: Int[Array, " prefix"],
 ) -> View:
     """Returns a view that ends `window` positions before each token, itself counted.
 
     Args:
       queries, keys: positions of the tokens and of what they see.
-      prefix: length of the prefix, whose keys have the positions from 0 up.
+      prefix: positions of the keys of the prefix.
     """
     row = view.row & (keys[:, None, :] > queries[:, :, None] - window)
-    behind = jnp.arange(prefix) > queries[:, :, None] - window if prefix else None
+    behind = prefix > queries[:, :, None] - window if prefix.size else None
     return view.replace(row=row, prefix=behind)
+
+
+def owned(view: View, owners: Int[Array, "rows seq"] | None, prefix: Int[Array, " prefix"] | None) -> View:
+    """Returns a view of the keys of the prefix that have the same owner as each token; without owners, of all."""
+    if owners is None or prefix is None:
+        return view
+    own = owners[:, :, None] == prefix
+    return view.replace(prefix=own if view.prefix is None else view.prefix & own)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from jaxprompt.machine.ahead import shape_of
 from jaxprompt.models.adapted import adapted
 from jaxprompt.models.numbered import numbered
 from jaxprompt.objectives import Objective, Vocabulary
+from jaxprompt.scoring.owners import in_one_row
 from jaxprompt.text.hoisting import split_constant
 from jaxprompt.types import Ahead, Batch, Conditioning, Inputs, Scores
 
@@ -22,21 +23,20 @@ class Forward:
     Attributes:
       hoisted: token ids of the leading part of the template that is the same for every example of the batches; a
         causal backbone computes it once per step (the hard text before the first soft token: once per run).
-        Empty for encoders.
+        Empty for encoders. Of batches of several tasks, one for each: every example sees its own.
     """
 
     backbone: object
     objective: Objective
-    hoisted: tuple[int, ...] = ()
+    hoisted: tuple[int, ...] | tuple[tuple[int, ...], ...] = ()
 
     def prefill(self) -> Compiled | None:
         """The program of the hard text before the first soft token; None where there is none.
 
         It is compiled for the backbone's parameters, which may be shapes only.
         """
-        backbone = self.backbone
-        hard, _ = split_constant(self.hoisted, backbone.vocab_size)
-        return compiler.jit(backbone.prefill).lower(backbone.params, jnp.asarray(hard)).compile() if hard.size else None
+        backbone, (hard, _) = self.backbone, self._hoisted(None)
+        return None if hard is None else compiler.jit(backbone.prefill).lower(backbone.params, hard).compile()
 
     def frozen(self, prefill: Compiled | None = None) -> dict:
         """Everything that no step changes: the argument that carries it into compiled code, never captured by it.
@@ -44,11 +44,10 @@ class Forward:
         Args:
           prefill: what `prefill` returns, where that is known.
         """
-        backbone, hard_prefix = self.backbone, None
-        hard, _ = split_constant(self.hoisted, backbone.vocab_size)
-        if hard.size:
+        backbone, hard_prefix, (hard, _) = self.backbone, None, self._hoisted(None)
+        if hard is not None:
             # The compiler sees no gradient through this: constant text before the prompt costs no backward pass.
-            hard_prefix = (prefill or compiler.jit(backbone.prefill))(backbone.params, jnp.asarray(hard))
+            hard_prefix = (prefill or compiler.jit(backbone.prefill))(backbone.params, hard)
         return self._frozen(hard_prefix)
 
     def frozen_shapes(self, prefill: Compiled | None) -> dict:
@@ -74,13 +73,12 @@ class Forward:
         inputs, source = batch.inputs, batch.source
         if conditioning.change is not None:
             inputs, source = self._numbered(params, batch)
-        hard, shared = split_constant(self.hoisted, backbone.vocab_size)
-        prefix = frozen["hard_prefix"]
+        prefix, (_, shared) = frozen["hard_prefix"], self._hoisted(None)
         if conditioning.reaches_hard_text:
             # What was computed of the bare model is not what this one makes of it.
-            prefix, shared = conditioning.prefix, jnp.concatenate([hard, shared])
+            prefix, (shared, _) = conditioning.prefix, self._hoisted(conditioning)
         if conditioning.prefix is not None:
-            inputs = inputs.replace(positions=inputs.positions + conditioning.prefix.length)
+            inputs = inputs.replace(positions=inputs.positions + conditioning.prefix.starts(inputs.owners))
         memory = ahead = None
         if batch.source is not None and backbone.seq2seq:
             memory = backbone.read(params, source, soft=conditioning.soft, prefix=conditioning.source_prefix)
@@ -99,7 +97,7 @@ class Forward:
             prefix=prefix,
             memory=memory,
             at=self.objective.at(batch),
-            prompt=jnp.asarray(shared) if shared.size else None,
+            prompt=shared,
             ahead=ahead,
         )
         # On a GPU or a TPU products of float32 are less unless told so.
@@ -117,3 +115,19 @@ class Forward:
             scored = jnp.zeros(inputs.ids.shape, bool).at[rows, batch.target_at].max(batch.target_weight > 0)
         ahead = sum(token < backbone.vocab_size for token in self.hoisted)
         return numbered(params, inputs, backbone.vocab_size, scored, ahead), batch.source
+
+    def _hoisted(self, conditioning: Conditioning | None) -> tuple:
+        """The hoisted ids before the first soft token, and from there on; under a conditioning, all of them together.
+
+        Either is ids, or rows of several owners, or None where it is empty.
+        """
+        vocab_size = self.backbone.vocab_size
+        if not (self.hoisted and isinstance(self.hoisted[0], tuple)):
+            hard, rest = map(jnp.asarray, split_constant(self.hoisted, vocab_size))
+            parts = (hard, rest) if conditioning is None else (jnp.concatenate([hard, rest]), rest[:0])
+            return tuple(part if part.size else None for part in parts)
+        if conditioning is not None:
+            lengths = None if conditioning.prefix is None else conditioning.prefix.lengths
+            return in_one_row(self.hoisted, lengths or (0,) * len(self.hoisted)), None
+        hard, rest = zip(*(split_constant(ids, vocab_size) for ids in self.hoisted), strict=True)
+        return in_one_row(hard, (0,) * len(hard)), in_one_row(rest, [len(ids) for ids in hard])

@@ -29,6 +29,7 @@ class Encoded:
       mix_ids, mix: as in `Inputs`; None: nothing is mixed.
       source: the encoder's ids, of an encoder-decoder, whose decoder all of the above is about; of a decoder, the ids
         ahead of the above, where these are computed by themselves; else None.
+      owner: whose prefix it sees, as `Inputs.owners`; None: there are no owners.
     """
 
     ids: Int32[np.ndarray, "length"]
@@ -45,6 +46,7 @@ class Encoded:
     mix_ids: Int32[np.ndarray, "length"] | None = None
     mix: Float32[np.ndarray, "length"] | None = None
     source: Int32[np.ndarray, "source"] | None = None
+    owner: int | None = None
 
 
 def side_by_side(first: Encoded, second: Encoded, groups: int) -> Encoded:

@@ -52,7 +52,7 @@ def test_equals_concatenation_with_gradients(arrays, prefix, kind, causal, devic
     softcap = 1.5 if kind == "softcap" else None
     if kind == "window":
         positions = jnp.broadcast_to(prefix + jnp.arange(SEQ), (ROWS, SEQ))
-        view = windowed(view, 3, positions, positions, prefix)
+        view = windowed(view, 3, positions, positions, jnp.arange(prefix))
     if kind == "bias":
         bias = jnp.asarray(np.random.default_rng(1).normal(size=(1, HEADS, SEQ, prefix + SEQ)), jnp.float32)
         view = view.replace(row_bias=bias[..., prefix:], prefix_bias=bias[..., :prefix])
@@ -91,7 +91,7 @@ def test_cudnn_is_given_the_same_attention(arrays, kernels, prefix, kind):
     view = View(jnp.broadcast_to(jnp.tri(seq, dtype=bool), (ROWS, seq, seq)).at[1, 4, :4].set(False), causal=True)
     if kind == "window":
         positions = jnp.broadcast_to(prefix + jnp.arange(seq), (ROWS, seq))
-        view = windowed(view, 3, positions, positions, prefix)
+        view = windowed(view, 3, positions, positions, jnp.arange(prefix))
     if kind.startswith("bias"):
         rows = ROWS if kind == "bias of rows" else 1
         bias = jnp.asarray(np.random.default_rng(1).normal(size=(rows, HEADS, seq, prefix + seq)), jnp.float32)
@@ -237,6 +237,6 @@ def test_visibility_is_the_documented_rule(segments, branches, causal):
 def test_a_window_ends_so_many_positions_before_each_token():
     rows = jnp.ones((1, 4, 4), bool)
     positions = jnp.asarray([[3, 4, 0, 1]])  # two segments behind a prefix of 3
-    view = windowed(View(rows), 2, positions, positions, 3)
+    view = windowed(View(rows), 2, positions, positions, jnp.arange(3))
     np.testing.assert_array_equal(view.prefix[0], [[0, 0, 1], [0, 0, 0], [1, 1, 1], [1, 1, 1]])
     np.testing.assert_array_equal(view.row[0, 1], [1, 1, 0, 0])

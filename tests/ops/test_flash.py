@@ -28,7 +28,7 @@ def view_of(kind, prefix):
     view = View(seen[:1] if kind == "one for all" else seen, causal=True)
     if kind == "window":
         positions = jnp.broadcast_to(prefix + jnp.arange(SEQ), (ROWS, SEQ))
-        view = windowed(view, 3, positions, positions, prefix)
+        view = windowed(view, 3, positions, positions, jnp.arange(prefix))
     if kind.startswith("bias"):
         rows = ROWS if kind == "bias of rows" else 1
         bias = jnp.asarray(np.random.default_rng(1).normal(size=(rows, HEADS, SEQ, prefix + SEQ)), jnp.float32)

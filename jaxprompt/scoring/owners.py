@@ -1,0 +1,75 @@
+"""Prompts of several owners in one batch: each token sees its owner's."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprompt.errors import InputError
+from jaxprompt.text.encoded import Encoded
+from jaxprompt.types import Conditioning, Inputs, Prefix
+
+_TOGETHER = ("soft", "prefix", "source_prefix")
+
+
+def joined(parts: Sequence[Conditioning], names: Sequence[str]) -> Conditioning:
+    """One conditioning of several owners: their soft rows one behind the other, their prefixes with their owners.
+
+    Raises InputError, by the owner's name, for what changes the weights or anything else that a batch has once.
+    """
+    for name, part in zip(names, parts, strict=True):
+        for field in dataclasses.fields(part):
+            if field.name not in _TOGETHER and getattr(part, field.name) is not None:
+                raise InputError(
+                    f"the prompt of {name!r} holds {field.name}, which a batch has for all its examples: use it by itself"
+                )
+    soft = [part.soft for part in parts if part.soft is not None]
+    return Conditioning(
+        soft=jnp.concatenate(soft) if soft else None,
+        prefix=_side_by_side([part.prefix for part in parts]),
+        source_prefix=_side_by_side([part.source_prefix for part in parts]),
+    )
+
+
+def _side_by_side(prefixes: Sequence[Prefix | None]) -> Prefix | None:
+    there = [(owner, prefix) for owner, prefix in enumerate(prefixes) if prefix is not None]
+    if not there:
+        return None
+    lengths = tuple(0 if prefix is None else prefix.length for prefix in prefixes)
+    counts = [prefix.keys.shape[1] for _, prefix in there]
+    return Prefix(
+        keys=jnp.concatenate([prefix.keys for _, prefix in there], axis=1),
+        values=jnp.concatenate([prefix.values for _, prefix in there], axis=1),
+        length=max(lengths),
+        owners=jnp.repeat(
+            jnp.asarray([owner for owner, _ in there]), np.asarray(counts), total_repeat_length=sum(counts)
+        ),
+        places=jnp.concatenate([jnp.arange(count) for count in counts]),
+        lengths=lengths,
+    )
+
+
+def of_owner(example: Encoded, owner: int, rows_before: int, vocab_size: int) -> Encoded:
+    """An example of one owner, its soft rows numbered behind those of the owners before it."""
+
+    def moved(ids):
+        return None if ids is None else np.where(ids >= vocab_size, ids + rows_before, ids)
+
+    return dataclasses.replace(example, ids=moved(example.ids), source=moved(example.source), owner=owner)
+
+
+def in_one_row(parts: Sequence[Sequence[int]], starts: Sequence[int]) -> Inputs | None:
+    """One sequence of each owner, none of which sees another, as one row; None where all are empty.
+
+    Args:
+      starts: the position of the first id of each.
+    """
+    lengths = [len(ids) for ids in parts]
+    if not sum(lengths):
+        return None
+    owners = np.repeat(np.arange(len(parts)), lengths)[None]
+    positions = np.concatenate([start + np.arange(length) for start, length in zip(starts, lengths, strict=True)])
+    ids = np.concatenate([np.asarray(ids, int) for ids in parts])
+    row = (jnp.asarray(array, jnp.int32) for array in (ids[None], positions[None], owners + 1))
+    return Inputs(*row, owners=jnp.asarray(owners, jnp.int32))

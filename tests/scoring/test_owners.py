@@ -1,0 +1,66 @@
+"""Prompts of several owners in one batch."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jaxprompt.config import load_config
+from jaxprompt.data.order import Order
+from jaxprompt.data.packing import pack, plan_rows
+from jaxprompt.errors import InputError
+from jaxprompt.experiment.build import build
+from jaxprompt.experiment.data import hoist
+from jaxprompt.objectives.several import Several
+from jaxprompt.scoring.forward import Forward
+from jaxprompt.scoring.owners import joined, of_owner
+from jaxprompt.types import Conditioning, Delta
+from tests.conftest import STORIES
+
+TASKS = {
+    "soft": ("Read this. {soft:4}Review: {text} It was {target}", {"name": "soft", "init": {"top_k": 50}}),
+    "prefix": ("Tell. {text}, so {target}", {"name": "prefix", "length": 5, "init": {"top_k": 50}}),
+}
+
+
+def test_each_example_is_scored_under_the_prompt_of_its_owner(stories, rows):
+    names, parts, hoisted, examples, wanted, before = list(TASKS), [], [], [], {}, 0
+    for owner, (template, method) in enumerate(TASKS.values()):
+        part = build(load_config({"model": STORIES, "template": template, "method": method}), stories)
+        trainable = jax.tree.map(
+            lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), part.init_trainable()
+        )
+        parts.append((part, part.method.apply(trainable)))
+        ids, (own,) = hoist(part, [part.encode(rows)])
+        batch = pack(own, plan_rows(own, Order(len(own), len(own), shuffle=False)))
+        forward = part.forward(ids)
+        scores = jax.jit(forward)(parts[-1][1], {}, forward.frozen(), batch)
+        for slot in np.argwhere(batch.index >= 0):
+            at = tuple(slot)
+            wanted[owner, int(batch.index[at])] = float(scores.outputs["nll"][at])
+        hoisted.append(tuple(i + before if i >= stories.vocab_size else i for i in ids))
+        answers = [{**example.answers, "task": owner} for example in own]
+        examples += [
+            dataclasses.replace(of_owner(example, owner, before, stories.vocab_size), answers=answer)
+            for example, answer in zip(own, answers, strict=True)
+        ]
+        before += part.encoder.template.soft_length
+
+    # Both in one batch, rows of either kind, and of both.
+    batch = pack(examples, plan_rows(examples, Order(len(examples), len(examples), shuffle=False)))
+    owners = np.where(batch.inputs.segments > 0, batch.inputs.owners, -1)
+    assert any(set(row) >= {0, 1} for row in owners.tolist())
+    objective = Several({name: part.objective for name, (part, _) in zip(names, parts, strict=True)})
+    forward = Forward(stories, objective, tuple(hoisted))
+    conditioning = joined([conditioning for _, conditioning in parts], names)
+    scores = jax.jit(forward)(conditioning, {}, forward.frozen(), batch)
+    for slot in np.argwhere(batch.index >= 0):
+        owner, number = divmod(int(batch.index[tuple(slot)]), len(rows))
+        assert float(scores.outputs["0/nll"][tuple(slot)]) == pytest.approx(wanted[owner, number], rel=1e-5)
+
+
+def test_what_a_batch_has_only_once_is_refused_by_its_owners_name():
+    changed = Conditioning(deltas={"layers/attention/q/weight": Delta(factor=np.ones((1, 4)))})
+    with pytest.raises(InputError, match="the prompt of 'b' holds deltas"):
+        joined([Conditioning(soft=np.ones((2, 4))), changed], ["a", "b"])
