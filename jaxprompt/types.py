@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 
 class Prefix(struct.PyTreeNode):
@@ -77,6 +77,15 @@ class Gated(struct.PyTreeNode):
     gate: Float[Array, "layers heads"]
 
 
+class Generator(struct.PyTreeNode):
+    """What is added to the soft rows of each example, of the mean `m` of its read tokens' embeddings: row `i` gets
+    `up[i] gelu(down m + bias)`."""
+
+    down: Float[Array, "hidden embed"]
+    bias: Float[Array, " hidden"]
+    up: Float[Array, "prompt embed hidden"]
+
+
 class Conditioning(struct.PyTreeNode):
     """What a backbone is conditioned on: what a method makes of its parameters, and all that anything else knows of it.
 
@@ -87,6 +96,7 @@ class Conditioning(struct.PyTreeNode):
       deltas: changes of weights, by the paths of parameters.
       gated: rows behind a gate, by the paths of the attentions that see them.
       change: what is added to the embeddings of an input text's tokens, by their numbers, see `Inputs.text`.
+      generator: what the soft rows get of the example that they stand in.
     """
 
     soft: Float[Array, "prompt embed"] | None = None
@@ -95,6 +105,7 @@ class Conditioning(struct.PyTreeNode):
     deltas: dict[str, Delta] | None = None
     gated: dict[str, Gated] | None = None
     change: Float[Array, "positions embed"] | None = None
+    generator: Generator | None = None
 
     @property
     def reaches_hard_text(self) -> bool:
@@ -103,7 +114,7 @@ class Conditioning(struct.PyTreeNode):
         Soft rows are seen from where they stand on. Everything else is taken to change all text, so that what is added
         here one day cannot be forgotten.
         """
-        others = (field.name for field in dataclasses.fields(self) if field.name != "soft")
+        others = (field.name for field in dataclasses.fields(self) if field.name not in ("soft", "generator"))
         return any(getattr(self, name) is not None for name in others)
 
 
@@ -124,6 +135,7 @@ class Inputs(struct.PyTreeNode):
       text: which token of its example's input text each is, counted from 1, soft tokens left out; 0: none, as soft tokens,
         targets and padding are. None: nothing depends on it.
       owners: whose prefix each token sees, where there are prefixes of several owners, counted from 0.
+      read: which tokens the soft rows of their segment depend on. None: they depend on none.
     """
 
     ids: Int[Array, "rows seq"]
@@ -135,6 +147,7 @@ class Inputs(struct.PyTreeNode):
     mix: Float[Array, "rows seq"] | None = None
     text: Int[Array, "rows seq"] | None = None
     owners: Int[Array, "rows seq"] | None = None
+    read: Bool[Array, "rows seq"] | None = None
 
 
 class Batch(struct.PyTreeNode):

@@ -22,6 +22,11 @@ def forward(backbone, with_head: bool, input_ids, attention_mask, prompt, decode
     given = prompt_parts(backbone, prompt)
     soft, prefix, source_prefix = given.soft, given.prefix, given.source_prefix
     params = adapted(backbone.params, given)
+    if given.generator is not None:
+        raise InputError(
+            "the prompt depends on the fields of its template, and input_ids do not say which tokens are theirs: use generate, "
+            "predict or evaluate"
+        )
     _check_place(backbone, prompt)
     _check_text(backbone, prompt, given)
     _check_length(backbone, mask, soft, source_prefix if backbone.seq2seq else prefix)
@@ -148,7 +153,7 @@ def prompt_parts(backbone, prompt) -> Conditioning:
                 f"the change of the text is {list(shape)}, this model needs [positions, {backbone.soft_size}]: use a prompt "
                 "that was trained for it"
             )
-    return Conditioning(soft, prefix, source_prefix, deltas, gated, change)
+    return Conditioning(soft, prefix, source_prefix, deltas, gated, change, getattr(prompt, "generator", None))
 
 
 def _checked_shape(array: Any, name: str) -> tuple[int, ...]:

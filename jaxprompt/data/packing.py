@@ -213,6 +213,8 @@ def pack(
     target_weight = np.zeros((rows, plan.targets), np.float32)
     mixes = any(example.mix_ids is not None for example in examples)
     mix_ids, mix = ids.copy(), np.zeros(ids.shape, np.float32)
+    reads, source_reads = (bool(examples) and getattr(examples[0], n) is not None for n in ("read", "source_read"))
+    read, source_read = np.zeros(ids.shape, bool), np.zeros((rows, plan.source_length), bool)
     pool_at = np.zeros((rows, plan.slots), np.int32)
     numbers = np.full((rows, plan.slots), -1, np.int32)
     answers = _empty_answers(examples, numbers.shape)
@@ -220,7 +222,7 @@ def pack(
     owns = bool(examples) and examples[0].owner is not None
     owners = np.zeros(ids.shape, np.int32)
     for r, row in enumerate(packed):
-        start = scored = read = 0
+        start = scored = begun = 0
         next_segment = plan.slots + 1
         for slot, i in enumerate(row):
             example = examples[i]
@@ -241,6 +243,8 @@ def pack(
                 branches[r, here] = example.branches
             if mixes:
                 mix_ids[r, here], mix[r, here] = example.mix_ids, example.mix
+            if reads:
+                read[r, here] = example.read
             there = slice(scored, scored + len(example.target_ids))
             target_at[r, there] = example.target_at + start
             target_ids[r, there] = example.target_ids
@@ -253,12 +257,14 @@ def pack(
             owners[r, here] = example.owner or 0
             start, scored = here.stop, there.stop
             if example.source is not None:
-                source = slice(read, read + len(example.source))
+                source = slice(begun, begun + len(example.source))
                 source_ids[r, source] = example.source
                 source_positions[r, source] = counting(len(example.source))
                 source_segments[r, source] = slot + 1
                 source_owners[r, source] = example.owner or 0
-                read = source.stop
+                if source_reads:
+                    source_read[r, source] = example.source_read
+                begun = source.stop
     inputs = Inputs(
         ids=ids,
         positions=positions,
@@ -268,8 +274,10 @@ def pack(
         mix_ids=mix_ids if mixes else None,
         mix=mix if mixes else None,
         owners=owners if owns else None,
+        read=read if reads else None,
     )
-    source = Inputs(source_ids, source_positions, source_segments, owners=source_owners if owns else None)
+    source_owners, source_read = source_owners if owns else None, source_read if source_reads else None
+    source = Inputs(source_ids, source_positions, source_segments, owners=source_owners, read=source_read)
     return Batch(
         inputs=inputs,
         target_at=target_at,

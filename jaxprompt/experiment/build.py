@@ -15,7 +15,7 @@ from jaxprompt.experiment.figures import figures_of
 from jaxprompt.experiment.rows import found_labels, naming, training_rows
 from jaxprompt.machine.background import Background
 from jaxprompt.machine.sharding import make_mesh
-from jaxprompt.methods import METHODS, Method, Start, fills_slots, fold, make_method
+from jaxprompt.methods import METHODS, Method, Start, fills_slots, fold, make_method, reads_text
 from jaxprompt.objectives import OBJECTIVES, DataAccess, Objective
 from jaxprompt.prompts import Prompt
 from jaxprompt.reports.terminal import Reporter
@@ -178,6 +178,7 @@ def _encoder(
         max_length=_max_length(config, method, backbone),
         scores_eos=objective.scores_eos,
         start_id=backbone.config.start_id if backbone.seq2seq else None,
+        marks=reads_text(method),
     )
 
 
@@ -268,4 +269,5 @@ def context_encoder(backbone: Backbone, prompt: Prompt) -> RowEncoder:
         max_length=prompt.info.get("max_length") or backbone.max_positions - prefix_length(prompt.prefix),
         scores_eos=True,
         start_id=backbone.config.start_id if backbone.seq2seq else None,
+        marks=prompt.generator is not None,
     )

@@ -39,8 +39,10 @@ from jaxprompt.types import Batch
 # only where it is clear.
 COMPILE_SECONDS = 10.0
 FLOPS_PER_SECOND = 3e14
-# What tells examples apart. Nothing is mixed into those that are encoded once, and owners are given later.
-_IDENTITY = tuple(field.name for field in dataclasses.fields(Encoded) if field.name not in ("mix_ids", "mix", "owner"))
+# What tells examples apart. Nothing is mixed into those that are encoded once, what is read follows from the template, and
+# owners are given later.
+_DERIVED = ("mix_ids", "mix", "read", "source_read", "owner")
+_IDENTITY = tuple(field.name for field in dataclasses.fields(Encoded) if field.name not in _DERIVED)
 # Examples from which the shapes of batches are planned, where they are not all known.
 SAMPLE = 2000
 

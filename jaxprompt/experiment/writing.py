@@ -35,7 +35,8 @@ class Inputs:
         for number, row in enumerate(rows, 1):
             answer = experiment.objective.answer(row, number)
             trunk = experiment.encoder.context(row, number=number)
-            key = tuple(trunk.ids), None if trunk.source is None else trunk.source.tobytes()
+            marks = tuple(trunk.read or ()), tuple(trunk.source_read or ())
+            key = tuple(trunk.ids), None if trunk.source is None else trunk.source.tobytes(), *marks
             if key not in places:
                 places[key] = len(inputs.numbers)
                 inputs.numbers.append(number)

@@ -149,6 +149,8 @@ def _contexts(backbone, texts, prompt, encoder) -> Contexts:
     own = [_ids(backbone, text, number) for number, text in enumerate(texts, 1)]
     rows = 0 if prompt is None or prompt.soft is None else prompt.soft.shape[0]
     soft_ids = [backbone.vocab_size + i for i in range(rows)]
+    if prompt is not None and prompt.generator is not None:
+        raise InputError("the prompt depends on the fields of its template, and has none: save it from its run again")
     if backbone.seq2seq:
         ahead = [backbone.config.start_id, *leading(backbone)]
         return Contexts([], [ahead] * len(own), [soft_ids + ids for ids in own])

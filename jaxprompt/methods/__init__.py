@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxprompt.methods.base import FROZEN, Method, Start, fold
+from jaxprompt.methods.base import FROZEN, Method, Start, fold, reads_text
 from jaxprompt.methods.dept import Dept
 from jaxprompt.methods.gated_prefix import GatedPrefix
 from jaxprompt.methods.ia3 import Ia3
+from jaxprompt.methods.idpg import Idpg
 from jaxprompt.methods.listing import listing
 from jaxprompt.methods.lora import Lora
 from jaxprompt.methods.low_rank import LowRankPrompt
@@ -30,6 +31,7 @@ _ALONE: tuple[type[Method], ...] = (
     ProjectedPrefix,
     GatedPrefix,
     Dept,
+    Idpg,
     Lora,
     Ia3,
     NoPrompt,
@@ -50,4 +52,15 @@ def make_method(options: Options, soft_length: int, backbone: Any) -> Method:
     return METHODS[options.name].build(options, soft_length, backbone)
 
 
-__all__ = ["FROZEN", "METHODS", "Method", "Start", "fills_slots", "fold", "listing", "make_method", "parts_of"]
+__all__ = [
+    "FROZEN",
+    "METHODS",
+    "Method",
+    "Start",
+    "fills_slots",
+    "fold",
+    "listing",
+    "make_method",
+    "parts_of",
+    "reads_text",
+]

@@ -34,6 +34,7 @@ class Method(Protocol):
       fills_slots: whether it fills the template's soft slots; then there must be some, else there may be none.
       learns: what is learned, in a few words.
       positions: how many positions of the backbone it takes from the text.
+      reads_text: whether its soft rows depend on the text of each example; left out: they do not.
     """
 
     name: ClassVar[str]
@@ -63,6 +64,11 @@ class Method(Protocol):
           trainable: all groups of the run; a method reads its own.
         """
         ...
+
+
+def reads_text(method: Method) -> bool:
+    """Whether a method's soft rows depend on the text of each example, whose tokens must be told from the template's."""
+    return getattr(method, "reads_text", False)
 
 
 def fold(method: Method, trainable: dict[str, dict]) -> Conditioning:

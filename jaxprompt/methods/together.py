@@ -10,7 +10,7 @@ from pydantic import Field, create_model
 
 from jaxprompt import options
 from jaxprompt.errors import InputError
-from jaxprompt.methods.base import Method, Start
+from jaxprompt.methods.base import Method, Start, reads_text
 from jaxprompt.types import Conditioning, Delta
 
 
@@ -64,6 +64,10 @@ class Together:
         )
         cls(parts, 0).combined({name: jax.eval_shape(part.apply, shapes[name]) for name, part in parts.items()})
         return cls(parts, sum(part.positions for part in parts.values()))
+
+    @property
+    def reads_text(self) -> bool:
+        return any(map(reads_text, self.parts.values()))
 
     def init(self, key: jax.Array, start: Start) -> dict[str, dict]:
         found: dict[str, dict] = {}

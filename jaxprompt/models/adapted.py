@@ -51,6 +51,8 @@ def adapted(params: Any, conditioning: Conditioning) -> Any:
         changes[(*path.split("/"), "gated")] = LastLayers(gated)
     if conditioning.change is not None:
         changes["word", "change"] = conditioning.change
+    if conditioning.generator is not None:
+        changes["word", "generator"] = conditioning.generator
     return _adapted(params, changes) if changes else params
 
 

@@ -132,8 +132,9 @@ class Decoder(nn.Module):
         All rows see the `prompt`, which stands behind the prefix, as if it had been prefilled, or of several owners' their
         own; each segment sees what is `ahead` of it, with which there is no prompt.
         """
-        if prompt is not None and self.mesh is not None and row_shards(self.mesh) > 1:
-            # Laid end to end with a prompt, rows could not be split over devices.
+        split = self.mesh is not None and row_shards(self.mesh) > 1
+        if prompt is not None and (split or inputs.read is not None):
+            # Laid end to end with a prompt, rows could not be split over devices, and their segments not be told apart.
             prefix, prompt = self.prefill(prompt, soft, prefix), None
         if prompt is None:
             layers = self._layers(self._views(inputs, prefix, ahead=ahead), inputs, at)
@@ -221,7 +222,7 @@ class Decoder(nn.Module):
     def _enter(self, inputs, soft):
         """What the first layer is given."""
         cfg = self.config
-        x_rse = embed_inputs(self.embed, inputs, soft, self.word.change)
+        x_rse = embed_inputs(self.embed, inputs, soft, self.word)
         if cfg.input_scale != 1.0:
             x_rse = x_rse * jnp.asarray(cfg.input_scale, x_rse.dtype)
         if cfg.soft_size != cfg.hidden_size:

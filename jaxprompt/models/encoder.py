@@ -163,7 +163,7 @@ class Encoder(nn.Module):
     @jax.named_scope("embed")
     def _enter(self, inputs, soft):
         """What the first layer is given."""
-        x_rse = embed_inputs(self.embed, inputs, soft, self.word.change) + self.position(inputs.positions)
+        x_rse = embed_inputs(self.embed, inputs, soft, self.word) + self.position(inputs.positions)
         if self.config.num_types:
             x_rse = x_rse + self.type(jnp.zeros_like(inputs.ids) if inputs.types is None else inputs.types)
         x_rse = self.embed_norm(x_rse)

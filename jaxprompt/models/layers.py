@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxprompt.models.adapted import Adapted
+from jaxprompt.models.generated import generated
 from jaxprompt.models.numbered import changed
 from jaxprompt.models.quantized import Quantized
 from jaxprompt.ops.products import wide_einsum
@@ -101,14 +102,14 @@ def embed_inputs(
     embed: Callable,
     inputs: Inputs,
     soft: Float[Array, "prompt embed"] | None,
-    change: Float[Array, "positions embed"] | None,
+    words: "Table",
 ) -> Float[Array, "rows seq embed"]:
-    """The embeddings of rows by `embed(ids, soft)`, others mixed into them where the inputs say so, and the change of the
-    text's."""
+    """The embeddings of rows by `embed(ids, soft)`, others mixed into them where the inputs say so, with what there is beside
+    the table of words."""
     x_rse = embed(inputs.ids, soft)
     if inputs.mix_ids is not None:
         x_rse = x_rse + inputs.mix[..., None].astype(x_rse.dtype) * (embed(inputs.mix_ids, soft) - x_rse)
-    return changed(x_rse, inputs.text, change)
+    return generated(changed(x_rse, inputs.text, words.change), inputs, words.generator, words.rows)
 
 
 class Linear(nn.Module):
@@ -142,7 +143,7 @@ class Linear(nn.Module):
 
 
 class Table(nn.Module):
-    """An embedding table, `weight [rows, embed]`; of words, with a learned `change [positions, embed]` if there is one."""
+    """An embedding table, `weight [rows, embed]`; of words, with the change and the generator of a conditioning if there are any."""
 
     rows: int
     embed: int
@@ -152,7 +153,7 @@ class Table(nn.Module):
     def setup(self):
         init = nn.with_logical_partitioning(_WEIGHT_INIT, (self.row_axis, "embed"))
         self.weight = self.param("weight", init, (self.rows, self.embed), self.dtype)
-        self.change = self.get_variable("params", "change")
+        self.change, self.generator = (self.get_variable("params", name) for name in ("change", "generator"))
 
     def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... embed"]:
         return jnp.take(self.weight, ids, axis=0, mode="fill")

@@ -235,7 +235,7 @@ class Seq2Seq(nn.Module):
     def source_hidden(self, source: Inputs, soft=None, prefix: Prefix | None = None) -> Float[Array, "rows seq embed"]:
         """The encoder's hidden states."""
         given = LayerInputs(self.encoder.view(source, prefix))
-        words = embed_inputs(self.embed, source, soft, self.word.change)
+        words = embed_inputs(self.embed, source, soft, self.word)
         return self.encoder(self.encoder.enter(words, source), given, prefix)[0]
 
     @as_asked

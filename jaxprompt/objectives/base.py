@@ -197,7 +197,12 @@ class Objective:
         trunk = encoder.trunk(row, max(map(len, candidates), default=1) - 1, number)
         example = self.lay_out(trunk.ids, candidates, encoder, number)
         return dataclasses.replace(
-            example, truncated=trunk.truncated, source=trunk.source, answers=self.numbers(answer)
+            example,
+            truncated=trunk.truncated,
+            source=trunk.source,
+            answers=self.numbers(answer),
+            read=trunk.read_in(example),
+            source_read=None if trunk.source_read is None else np.asarray(trunk.source_read, bool),
         )
 
     # --- scoring, on the device

@@ -9,14 +9,18 @@ from jaxprompt.errors import InputError
 from jaxprompt.models.adapted import check_deltas
 from jaxprompt.models.gated import check_gated
 from jaxprompt.prompts.description import check_description
-from jaxprompt.types import Conditioning, Delta, Gated, Prefix
+from jaxprompt.types import Conditioning, Delta, Gated, Generator, Prefix
 
 _PREFIX_AXES = ("layers", "prefix", "kv_heads", "head_dim")
 # Fields of a conditioning that are one array each.
 _ROWS = ("soft", "change")
+_GENERATOR = ("down", "bias", "up")
 _AXES = {
     "soft": ("prompt", "embed"),
     "change": ("positions", "embed"),
+    "generator.down": ("hidden", "embed"),
+    "generator.bias": ("hidden",),
+    "generator.up": ("prompt", "embed", "hidden"),
     **dict.fromkeys(("keys", "values", "source_keys", "source_values"), _PREFIX_AXES),
     "head.weight": ("outputs", "embed"),
     "head.bias": ("outputs",),
@@ -96,6 +100,11 @@ class Prompt:
         return self.conditioning.change
 
     @property
+    def generator(self) -> Generator | None:
+        """What the soft rows get of the example that they stand in, if they get anything."""
+        return self.conditioning.generator
+
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """The conditioning's arrays by the names that files give them: `soft`, `keys`, `values`, `source_keys` ..."""
         return to_arrays(self.conditioning)
@@ -130,6 +139,11 @@ class Prompt:
                 raise InputError(
                     f"the prompt has {one} without {other} of the same size: learn it again{self._named()}"
                 )
+        made = self.generator
+        if made is not None:
+            hidden, (prompt, width, inner) = len(made.bias), made.up.shape
+            if made.down.shape != (hidden, width) or inner != hidden or np.shape(self.soft) != (prompt, width):
+                raise InputError(f"the prompt has a generator of other sizes than its soft rows{self._named()}")
         for path, delta in (self.deltas or {}).items():
             ranks = [None if part is None else np.shape(part)[axis] for part, axis in ((delta.a, 1), (delta.b, 2))]
             if ranks[0] != ranks[1]:
@@ -196,6 +210,8 @@ def to_arrays(conditioning: Conditioning) -> dict[str, np.ndarray]:
         prefix = getattr(conditioning, f"{side}prefix")
         if prefix is not None:
             found |= {f"{side}keys": prefix.keys, f"{side}values": prefix.values}
+    if conditioning.generator is not None:
+        found |= {f"generator.{name}": getattr(conditioning.generator, name) for name in _GENERATOR}
     for kind, (name, _, axes) in _BY_PATH.items():
         for path, value in (getattr(conditioning, name) or {}).items():
             parts = {part: getattr(value, part) for part in axes}
@@ -216,6 +232,11 @@ def from_arrays(arrays: dict[str, np.ndarray], start: int) -> Conditioning:
             if values is None or values.shape != keys.shape:
                 raise ValueError(f"{side}keys without {side}values of the same shape")
             parts[f"{side}prefix"] = Prefix(keys, values, length=0 if side else start)
+    of_generator = {name: arrays.pop(f"generator.{name}") for name in _GENERATOR if f"generator.{name}" in arrays}
+    if of_generator:
+        if len(of_generator) < len(_GENERATOR):
+            raise ValueError(f"a generator of {', '.join(of_generator)} alone")
+        parts["generator"] = Generator(**of_generator)
     for kind, (name, made, axes) in _BY_PATH.items():
         by_path: dict[str, dict] = {}
         for full in [full for full in arrays if full.startswith(f"{kind}.")]:

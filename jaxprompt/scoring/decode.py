@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxprompt.machine import compiler
 from jaxprompt.models.numbered import numbered
@@ -66,6 +66,7 @@ def decode(
     source: Inputs | None = None,
     source_prefix: Prefix | None = None,
     first: int = 0,
+    read: Bool[Array, "rows seq"] | None = None,
     key: Array | None = None,
 ) -> tuple[Int[Array, "rows new"], Float[Array, " rows"]]:
     """Continues token ids.
@@ -77,6 +78,7 @@ def decode(
       source: the encoder's rows, of an encoder-decoder; segment 1 in each.
       source_prefix: the encoder's prefix.
       first: how many tokens of each text are in the prefix.
+      read: of the contexts, as `Inputs.read`.
       key: of the sampling.
 
     Returns:
@@ -84,7 +86,7 @@ def decode(
       of a beam search divided by the length penalty. NaN where the model's logits are not finite.
     """
     key = jax.random.key(0) if key is None else key
-    given = (ids, lengths, soft, prefix, source, source_prefix, first, key)
+    given = (ids, lengths, soft, prefix, source, source_prefix, first, read, key)
     return _decode(_Model(backbone), search, backbone.params, *given)
 
 
@@ -102,7 +104,7 @@ class _Model:
 
 
 @functools.partial(compiler.jit, static_argnums=(0, 1))
-def _decode(model, search, params, ids, lengths, soft, prefix, source, source_prefix, first, key):
+def _decode(model, search, params, ids, lengths, soft, prefix, source, source_prefix, first, read, key):
     backbone = model.backbone
     memory = None
     if source is not None:
@@ -114,7 +116,7 @@ def _decode(model, search, params, ids, lengths, soft, prefix, source, source_pr
     real = (jnp.arange(length) < lengths[:, None]).astype(jnp.int32)
     positions = jnp.broadcast_to(start + jnp.arange(length), ids.shape)
     run = functools.partial(backbone.apply, params, soft=soft, prefix=prefix)
-    inputs = Inputs(ids, positions, real)
+    inputs = Inputs(ids, positions, real, read=read)
     if source is None:
         inputs = numbered(params, inputs, backbone.vocab_size, first=first)
     hidden, cache = run(inputs, cache=cache, memory=memory)

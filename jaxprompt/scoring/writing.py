@@ -32,11 +32,13 @@ class Contexts:
       shared: ids that all begin with, computed once.
       own: the rest of each, at least one token.
       sources: what an encoder reads for each, of an encoder-decoder; else None.
+      read: which tokens of `own`, or of the sources if there are any, as `Inputs.read`; None: none.
     """
 
     shared: list[int]
     own: list[list[int]]
     sources: list[list[int]] | None = None
+    read: list[list[bool]] | None = None
 
 
 def contexts_of(trunks: Sequence[Trunk], encoder: RowEncoder) -> Contexts:
@@ -44,7 +46,10 @@ def contexts_of(trunks: Sequence[Trunk], encoder: RowEncoder) -> Contexts:
     ids = [trunk.ids for trunk in trunks]
     shared = encoder.shared_head(ids)
     sources = None if trunks[0].source is None else [trunk.source.tolist() for trunk in trunks]
-    return Contexts(ids[0][:shared], [context[shared:] for context in ids], sources)
+    read = None
+    if encoder.marks:
+        read = [trunk.read[shared:] if sources is None else trunk.source_read for trunk in trunks]
+    return Contexts(ids[0][:shared], [context[shared:] for context in ids], sources, read)
 
 
 def search_of(
@@ -159,7 +164,10 @@ def write(
         if contexts.sources is not None:
             source, real = _padded([contexts.sources[at] for at in here], rows, backbone.max_positions)
             places = np.broadcast_to(np.arange(source.shape[1], dtype=np.int32), source.shape)
-            given["source"] = Inputs(source, places, (places < real[:, None]).astype(np.int32))
+            read = _padded_marks(contexts, here, source.shape)
+            given["source"] = Inputs(source, places, (places < real[:, None]).astype(np.int32), read=read)
+        else:
+            given["read"] = _padded_marks(contexts, here, ids.shape)
         key = jax.random.fold_in(jax.random.key(seed), number * batch_size)
         with within_memory("lower batch_size, num_beams or max_new_tokens"):
             tokens, scores = map(np.asarray, decode(backbone, search, ids, lengths, key=key, **given))
@@ -192,6 +200,17 @@ def _padded(rows: list[list[int]], count: int, room: int) -> tuple[np.ndarray, n
         row = rows[min(number, len(rows) - 1)]
         ids[number, : len(row)], lengths[number] = row, len(row)
     return ids, lengths
+
+
+def _padded_marks(contexts: Contexts, numbers: list[int], shape: tuple[int, int]) -> np.ndarray | None:
+    """The marks of some contexts as `_padded` pads their ids."""
+    if contexts.read is None:
+        return None
+    marks = np.zeros(shape, bool)
+    for row in range(shape[0]):
+        of = contexts.read[numbers[min(row, len(numbers) - 1)]]
+        marks[row, : len(of)] = of
+    return marks
 
 
 def _prefix(backbone, shared, conditioning: Conditioning) -> Prefix | None:

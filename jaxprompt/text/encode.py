@@ -3,17 +3,18 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Bool, Int32
 
 from jaxprompt.errors import InputError
-from jaxprompt.text.encoded import Encoded, constant, counting, int32
-from jaxprompt.text.layout import Layout, Text, make_layout, split_sides
-from jaxprompt.text.templates import Hard, Template, ToDecoder, name_tokens
+from jaxprompt.text.encoded import Encoded, constant, counting, int32, segment_starts
+from jaxprompt.text.layout import MASK, Layout, Text, make_layout, split_sides
+from jaxprompt.text.templates import Field, Hard, Template, ToDecoder, name_tokens
 from jaxprompt.text.tokens import TextTokenizer, text_tokenizer
 from jaxprompt.text.truncate import beginning, shorten
 from jaxprompt.text.values import shown, text_value, where
@@ -30,11 +31,28 @@ class Trunk:
       ids: `layout.MASK` among them, where a masked model predicts. Of an encoder-decoder, the decoder's.
       source: the encoder's, of an encoder-decoder; else None.
       truncated: whether field text was cut to fit.
+      read, source_read: as in `Encoded`.
     """
 
     ids: list[int]
     source: Int32[np.ndarray, "source"] | None
     truncated: bool
+    read: list[bool] | None = None
+    source_read: list[bool] | None = None
+
+    def read_in(self, example: Encoded) -> Bool[np.ndarray, "length"] | None:
+        """Returns the marks of an example that is laid out from the trunk, all segments of a masked model's alike."""
+        if self.read is None or self.source is not None:
+            return None
+        found, read = np.zeros(len(example.ids), bool), self.read
+        if MASK not in self.ids:
+            found[: len(read)] = read
+            return found
+        at = self.ids.index(MASK)
+        for start, end in itertools.pairwise([*segment_starts(example.segments), len(example.ids)]):
+            masks = end - start - len(read) + 1
+            found[start:end] = [*read[:at], *[False] * masks, *read[at + 1 :]]
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +70,8 @@ class RowEncoder:
       causal: whether the model is a decoder; else it is masked (bidirectional), or an encoder-decoder.
       max_length: the most tokens an example may have, soft tokens included.
       scores_eos: whether the end of sequence is scored behind the target without being asked for.
+      marks: whether the tokens that hold text of fields are marked, of an encoder-decoder those that its encoder reads: for
+        a prompt that depends on them. Then no soft token is shared by examples.
       start_id: of an encoder-decoder, the token that its decoder starts with. What the template has before
         `{decoder}`, or before `{target}`, is the encoder's.
     """
@@ -63,6 +83,7 @@ class RowEncoder:
     max_length: int
     scores_eos: bool = False
     start_id: int | None = None
+    marks: bool = False
     tokens: TextTokenizer = dataclasses.field(init=False, repr=False)
     layout: Layout = dataclasses.field(init=False, repr=False)
     source_layout: Layout | None = dataclasses.field(init=False, repr=False)
@@ -96,6 +117,8 @@ class RowEncoder:
             source, decoder = sides
             source_layout = lay_out(source, scores_eos=False)
             layout = lay_out(decoder, scores_eos=self.scores_eos, first_row=source.soft_length, start_id=self.start_id)
+        if self.marks:
+            self._check_marks(*sides)
         if self.scores_eos and not layout.target_tail:
             logging.getLogger("jaxprompt").warning(
                 "no end of sequence is scored, since the tokenizer has none: what is generated ends only at the most "
@@ -104,6 +127,17 @@ class RowEncoder:
         derived = {"template": template, "tokens": tokens, "layout": layout, "source_layout": source_layout}
         for name, value in derived.items():
             object.__setattr__(self, name, value)
+
+    def _check_marks(self, *sides: Template) -> None:
+        if not any(isinstance(piece, Field) for piece in sides[0].pieces):
+            raise InputError(
+                f"template {shown(self.template.text)} has no field that the prompt could depend on (add one, as {{text}})"
+            )
+        if any(side.soft_length for side in sides[1:]):
+            raise InputError(
+                f"template {shown(self.template.text)} has soft tokens in the decoder, and the prompt depends on what the "
+                "encoder reads (move {soft:N} before {decoder} or {target})"
+            )
 
     def trunk(self, row: Mapping[str, Any], room: int = 0, number: int | None = None) -> Trunk:
         """Lays a row out.
@@ -117,11 +151,11 @@ class RowEncoder:
           InputError: a missing field, or a row too long even with its fields empty.
         """
         with naming_row(number):
-            ids, truncated = self._side(self.layout, row, self.max_length - room)
+            ids, read, truncated = self._side(self.layout, row, self.max_length - room)
             if self.source_layout is None:
-                return Trunk(ids, None, truncated)
-            source, cut = self._side(self.source_layout, row, self.max_length)
-        return Trunk(ids, int32(source), truncated or cut)
+                return Trunk(ids, None, truncated, read)
+            source, source_read, cut = self._side(self.source_layout, row, self.max_length)
+        return Trunk(ids, int32(source), truncated or cut, None, source_read)
 
     def context(self, row: Mapping[str, Any], *, number: int | None = None) -> Trunk:
         """As `trunk`, of a row whose target is to be written: something must stand before it."""
@@ -140,7 +174,9 @@ class RowEncoder:
     @functools.cached_property
     def constant_head(self) -> Int32[np.ndarray, "head"]:
         """Ids that examples may all start with: soft tokens, special tokens and the text before the first field."""
-        return int32(self.layout.head(self.tokens))
+        head = int32(self.layout.head(self.tokens))
+        soft = np.flatnonzero(head >= self.vocab_size)
+        return head[: soft[0]] if self.marks and len(soft) else head
 
     def shared_head(self, contexts: Iterable[Sequence[int] | Int32[np.ndarray, "length"]]) -> int:
         """Returns how much of the constant head all the contexts start with, leaving each at least its last token.
@@ -169,14 +205,14 @@ class RowEncoder:
         }
         return Encoded(ids=int32(ids), **(defaults | parts))
 
-    def _side(self, layout: Layout, row: Mapping[str, Any], limit: int) -> tuple[list[int], bool]:
-        """Returns the ids up to the target, at most `limit` of them, and whether fields were cut for that."""
+    def _side(self, layout: Layout, row: Mapping[str, Any], limit: int) -> tuple[list[int], list[bool] | None, bool]:
+        """Returns the ids up to the target, at most `limit` of them, which are read, and whether fields were cut for that."""
         whole = [text_value(row, name, None) for name in layout.fields]
         texts = [beginning(self.tokens, text, self.max_length) for text in whole]
         trunk = self._assemble(layout, texts)
         if len(trunk) <= limit:
             # A beginning may be white space that a special token swallows.
-            return trunk, texts != whole
+            return trunk, self._read(layout, texts), texts != whole
         full, excess = texts, 0
         # Tokens next to a cut may come out differently, hence the loop; it ends, at the latest, with empty fields.
         while len(trunk) > limit and any(texts):
@@ -191,7 +227,17 @@ class RowEncoder:
                 f"{len(trunk) - soft} of the template, {self.max_length - limit} of the target) "
                 f"do not fit max_length {self.max_length} (raise it, or shorten the template or the target)"
             )
-        return trunk, True
+        return trunk, self._read(layout, texts), True
+
+    def _read(self, layout: Layout, texts: Sequence[str]) -> list[bool] | None:
+        """Which ids of `_assemble` hold text of fields; None unless that is to be marked."""
+        if not self.marks:
+            return None
+        read: list[bool] = []
+        fields = iter(texts)
+        for part in layout.parts:
+            read += part.read(self.tokens, part.filled(fields)) if isinstance(part, Text) else [False] * len(part)
+        return read
 
     def _assemble(self, layout: Layout, texts: Sequence[str]) -> list[int]:
         trunk: list[int] = []

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Bool, Float32, Int, Int32
 
 # Answers of an example into which another is mixed: the other's label, and its share.
 MIX_LABEL, MIX_SHARE = "mix_label", "mix_share"
@@ -30,6 +30,7 @@ class Encoded:
       source: the encoder's ids, of an encoder-decoder, whose decoder all of the above is about; of a decoder, the ids
         ahead of the above, where these are computed by themselves; else None.
       owner: whose prefix it sees, as `Inputs.owners`; None: there are no owners.
+      read, source_read: which tokens of either the prompt is made from, as `Inputs.read`; None: it is made from none.
     """
 
     ids: Int32[np.ndarray, "length"]
@@ -47,6 +48,8 @@ class Encoded:
     mix: Float32[np.ndarray, "length"] | None = None
     source: Int32[np.ndarray, "source"] | None = None
     owner: int | None = None
+    read: Bool[np.ndarray, "length"] | None = None
+    source_read: Bool[np.ndarray, "source"] | None = None
 
 
 def side_by_side(first: Encoded, second: Encoded, groups: int) -> Encoded:
@@ -59,6 +62,11 @@ def side_by_side(first: Encoded, second: Encoded, groups: int) -> Encoded:
     names = ("ids", "segments", "positions", "types", "branches", "target_at", "target_ids", "target_group")
     parts = {name: np.concatenate([getattr(first, name), behind.get(name, getattr(second, name))]) for name in names}
     return dataclasses.replace(first, **{name: int32(part) for name, part in parts.items()})
+
+
+def segment_starts(segments: Int32[np.ndarray, "length"]) -> Int[np.ndarray, "starts"]:
+    """Where segments start, none of which sees another."""
+    return np.flatnonzero(np.diff(segments, prepend=0))
 
 
 def int32(values) -> Int32[np.ndarray, "length"]:

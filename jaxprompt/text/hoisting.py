@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from jaxprompt.text.encode import RowEncoder
-from jaxprompt.text.encoded import Encoded, int32
+from jaxprompt.text.encoded import Encoded, int32, segment_starts
 
 
 def hoist_length(encoder: RowEncoder, examples: Sequence[Encoded]) -> int:
@@ -19,17 +19,12 @@ def hoist_length(encoder: RowEncoder, examples: Sequence[Encoded]) -> int:
     return encoder.shared_head(context for example in examples for context in _contexts(example))
 
 
-def _starts(example: Encoded) -> np.ndarray:
-    """Where its segments start, none of which sees another."""
-    return np.flatnonzero(np.diff(example.segments, prepend=0))
-
-
 def _contexts(example: Encoded) -> Iterator[Int32[np.ndarray, "context"]]:
     """The ids of each segment up to the first that is scored."""
     if not len(example.target_at):
         yield example.ids[: example.pool_at + 1]
         return
-    for start in _starts(example):
+    for start in segment_starts(example.segments):
         yield example.ids[start : example.target_at[example.target_at >= start].min() + 1]
 
 
@@ -38,9 +33,9 @@ def drop_prefix(encoded: Encoded, length: int) -> Encoded:
     if length == 0:
         return encoded
     keep = np.ones(len(encoded.ids), bool)
-    keep[(_starts(encoded)[:, None] + np.arange(length)).ravel()] = False
+    keep[(segment_starts(encoded.segments)[:, None] + np.arange(length)).ravel()] = False
     place = np.cumsum(keep) - 1
-    whole = ("ids", "segments", "positions", "types", "branches")
+    whole = ["ids", "segments", "positions", "types", "branches", *(["read"] if encoded.read is not None else [])]
     return dataclasses.replace(
         encoded,
         **{name: getattr(encoded, name)[keep] for name in whole},
@@ -52,14 +47,16 @@ def drop_prefix(encoded: Encoded, length: int) -> Encoded:
 def split_ahead(examples: Sequence[Encoded], vocab_size: int) -> list[Encoded] | None:
     """Returns the examples with what stands before their first soft token apart, as `Encoded.source`.
 
-    None where that cannot be: an example has no soft token, several segments, or something that is scored before it.
+    None where that cannot be: an example has no soft token, several segments, something that is scored before it, or a prompt
+    that depends on it.
     """
     found = []
     for example in examples:
         soft = example.ids >= vocab_size
         first = int(soft.argmax())
         scored = example.target_at.min() if len(example.target_at) else example.pool_at
-        if not soft.any() or int(example.segments[-1]) > 1 or scored < first or example.mix_ids is not None:
+        with_text = example.mix_ids is not None or example.read is not None
+        if not soft.any() or int(example.segments[-1]) > 1 or scored < first or with_text:
             return None
         behind = ("ids", "segments", "positions", "types", "branches")
         found.append(

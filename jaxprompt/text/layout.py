@@ -43,25 +43,55 @@ class Text:
     lstrip: bool = False
     rstrip: bool = False
 
-    def filled(self, fields: Iterator[str]) -> str:
+    def filled(self, fields: Iterator[str]) -> "Parts":
         """Returns the text with as many of the fields' as it has."""
         # What is closed cannot lose more; `open` may, at its start.
-        closed, open_, trims = "", "", False
+        closed, open_, trims = [], [], False
         for piece in (*self.pieces, Edge(True)):
             if not isinstance(piece, Edge):
-                open_ += next(fields) if piece is None else piece
+                open_.append((next(fields), True) if piece is None else (piece, False))
                 continue
-            open_ = open_.lstrip() if trims else open_
-            if piece.start:
-                closed, open_, trims = closed + open_, "", True
-            else:
-                closed, open_, trims = closed + open_.rstrip(), "", False
-        return closed
+            open_ = _stripped(open_, 0) if trims else open_
+            closed += open_ if piece.start else _stripped(open_, -1)
+            open_, trims = [], piece.start
+        return self._within_specials(closed)
 
-    def encode(self, tokens: TextTokenizer, text: str) -> list[int]:
-        text = text.lstrip(_WHITE_SPACE) if self.lstrip else text
-        text = text.rstrip(_WHITE_SPACE) if self.rstrip else text
+    def encode(self, tokens: TextTokenizer, parts: "Parts") -> list[int]:
+        """Returns the ids of what `filled` returns."""
+        text = "".join(part for part, _ in parts)
         return tokens.encode(text) if self.anew else tokens.continuation(text)
+
+    def read(self, tokens: TextTokenizer, parts: "Parts") -> list[bool]:
+        """Returns of each id of `encode` whether some of a field is in it."""
+        text = "".join(part for part, _ in parts)
+        of_field = [field for part, field in parts for _ in part]
+        spans = tokens.offsets(text) if self.anew else tokens.continued_offsets(text)
+        return [any(of_field[start:end]) for start, end in spans]
+
+    def beginning(self, stop: int) -> "Parts":
+        """Returns its first pieces, none of which is a field."""
+        return self._within_specials([(piece, False) for piece in self.pieces[:stop] if isinstance(piece, str)])
+
+    def _within_specials(self, parts: "Parts") -> "Parts":
+        parts = _stripped(parts, 0, _WHITE_SPACE) if self.lstrip else parts
+        return _stripped(parts, -1, _WHITE_SPACE) if self.rstrip else parts
+
+
+# A text in parts, each with whether it is a field's.
+Parts = list[tuple[str, bool]]
+
+
+def _stripped(parts: Parts, end: int, white_space: str | None = None) -> Parts:
+    """Without white space at its start (0) or end (-1)."""
+    parts = list(parts)
+    while parts:
+        text, field = parts[end]
+        text = text.lstrip(white_space) if end == 0 else text.rstrip(white_space)
+        if text:
+            parts[end] = text, field
+            break
+        parts.pop(end)
+    return parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +164,7 @@ class Layout:
         for part in self.parts:
             if isinstance(part, Text):
                 stop = part.pieces.index(None) if None in part.pieces else len(part.pieces)
-                head += part.encode(tokens, "".join(piece for piece in part.pieces[:stop] if isinstance(piece, str)))
+                head += part.encode(tokens, part.beginning(stop))
                 if stop < len(part.pieces):
                     break
             elif MASK in part:

@@ -81,10 +81,23 @@ class TextTokenizer:
         """
         if not text:
             return []
+        check_unicode(text, "the text")
+        _, encoding, ahead = self._continued(text)
+        return self.checked(encoding.ids)[ahead:]
+
+    def continued_offsets(self, text: str) -> list[tuple[int, int]]:
+        """Returns, per token of `continuation`, the characters of the text that it covers, as `offsets` does."""
+        if not text:
+            return []
+        anchor, encoding, ahead = self._continued(text)
+        return [(start - len(anchor), end - len(anchor)) for start, end in encoding.offsets[ahead:]]
+
+    def _continued(self, text: str) -> tuple[str, tokenizers.Encoding, int]:
+        """Returns a text to stand before another, the encoding of both, and how many tokens of it are the former's."""
         for anchor, anchor_ids in self._anchors:
-            ids = self.encode(anchor + text)
-            if ids[: len(anchor_ids)] == anchor_ids:
-                return ids[len(anchor_ids) :]
+            encoding = self._plain(anchor + text)
+            if encoding.ids[: len(anchor_ids)] == anchor_ids:
+                return anchor, encoding, len(anchor_ids)
         raise InputError(
             f"the tokenizer merges {shown(text)} with any text before it (start it with a space or a letter)"
         )
