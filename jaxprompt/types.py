@@ -49,17 +49,21 @@ def prefix_length(prefix: Prefix | None) -> int:
 
 
 class Delta(struct.PyTreeNode):
-    """A learned change of what one weight of every layer gives: `((x * in_factor) W^T + bias + (x a^T) b^T) * factor`.
+    """A learned change of one parameter, or of what one weight of every layer gives.
+
+    A product is then `((x * in_factor) (W + shift)^T + bias + (x a^T) b^T) * factor`.
 
     Attributes:
       a, b: a path of low rank; None: there is none.
       factor, in_factor: on outputs and inputs; None: 1.
+      shift: added to the parameter, which may be any of the model, and has its shape; None: 0.
     """
 
     a: Float[Array, "layers rank in"] | None = None
     b: Float[Array, "layers out rank"] | None = None
     factor: Float[Array, "layers out"] | None = None
     in_factor: Float[Array, "layers in"] | None = None
+    shift: Float[Array, "..."] | None = None
 
 
 class Gated(struct.PyTreeNode):

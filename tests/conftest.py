@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxprompt
 from jaxprompt.backbone import random_backbone
@@ -45,6 +46,22 @@ REVIEWS = [
 def stories():
     """A real Llama: 5 layers, 64 wide, 8 heads over 4 key-value heads."""
     return jaxprompt.load_backbone(STORIES)
+
+
+def with_biases(backbone):
+    """A Llama whose products have biases."""
+    config = dataclasses.replace(backbone.config, qkv_bias=True, out_bias=True, mlp_bias=True)
+
+    def extended(tree, path=()):
+        found = {name: extended(part, (*path, name)) for name, part in tree.items() if isinstance(part, dict)}
+        found |= {name: part for name, part in tree.items() if not isinstance(part, dict)}
+        if path[:1] == ("layers",) and "weight" in tree and not path[-1].endswith("norm"):
+            bias = 0.1 * jax.random.normal(jax.random.key(len(str(path))), tree["weight"].shape[:-1])
+            found["bias"] = jax.device_put(bias, NamedSharding(backbone.mesh, PartitionSpec()))
+        return found
+
+    module = dataclasses.replace(backbone.module, config=config)
+    return dataclasses.replace(backbone, config=config, module=module, params=extended(backbone.params))
 
 
 @pytest.fixture(scope="session")

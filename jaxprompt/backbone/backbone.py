@@ -227,6 +227,10 @@ class Backbone:
         """
         return self.module.apply({"params": params}, hidden, columns, method="logits")
 
+    def head_params(self, params: Any) -> Any:
+        """Returns the few parameters that `head` reads: none of the layers."""
+        return {name: part for name, part in params.items() if name not in ("layers", "encoder", "decoder")}
+
     def pool(self, params: Any, hidden: Float[Array, "*batch embed"]) -> Float[Array, "*batch embed"]:
         """Returns BERT's pooler output of first-token states; raises InputError if the checkpoint has no pooler."""
         if self.causal or self.seq2seq:

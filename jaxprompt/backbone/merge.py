@@ -12,7 +12,7 @@ from jaxprompt.machine.files import whole_folder
 from jaxprompt.machine.sharding import make_mesh
 from jaxprompt.models import build
 from jaxprompt.types import Delta
-from jaxprompt.weights.loader import find_params, layer_names
+from jaxprompt.weights.loader import Stored, find_params, layer_names
 from jaxprompt.weights.parts import views
 from jaxprompt.weights.reference import resolve
 from jaxprompt.weights.safetensors_file import open_tensors, write_tensors
@@ -62,14 +62,24 @@ def _changed(folder: Path, deltas: Mapping[str, Delta]) -> tuple[dict[str, np.nd
     def parts(path):
         """Of each layer its number, and the rows of its tensors with their place in the weight."""
         row, leaf = rows[path], stored.planned[path]
-        whole = tuple(slice(0, size) for size in leaf.shape[1:])
+        shape = leaf.shape[1:] if "{layer}" in row.name else leaf.shape
+        whole = tuple(slice(0, size) for size in shape)
         for layer, name in enumerate(layer_names(row, leaf)):
             key = stored.names[name]
-            tensor = found.setdefault(key, np.array(files.tensors[key]))
-            for here, view in views(tensor, row, leaf.shape[1], whole):
+            if key not in found:
+                found[key] = np.array(files.tensors[key])
+            for here, view in views(found[key], row, shape[0], whole):
                 yield layer, key, here, view
 
+    # What is added comes first: a factor is on a bias, too.
     for path, delta in deltas.items():
+        if delta.shift is not None:
+            shift = delta.shift if "{layer}" in rows[path].name else delta.shift[None]
+            for layer, key, here, view in parts(path):
+                _put(view, view.astype(np.float32) + shift[layer][here], key)
+    for path, delta in deltas.items():
+        if delta.a is delta.factor is delta.in_factor is None:
+            continue
         for layer, key, here, view in parts(path):
             weight = view.astype(np.float32)
             if delta.in_factor is not None:
@@ -83,7 +93,20 @@ def _changed(folder: Path, deltas: Mapping[str, Delta]) -> tuple[dict[str, np.nd
         if delta.factor is not None and bias in rows:
             for layer, key, here, view in parts(bias):
                 _put(view, view.astype(np.float32) * delta.factor[layer][here], key)
-    return found, len(files.tensors)
+    return found | _copies(stored, found), len(files.tensors)
+
+
+def _copies(stored: Stored, changed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What repeats a changed tensor under another name, by that name."""
+    family, found = stored.family, {}
+    original = dict([*family.repeats, *stored.copies])
+    used = set(stored.used.values())
+    for name in stored.files.tensors:
+        canonical = family.canonical(name)
+        of = stored.names.get(original.get(canonical, canonical))
+        if name not in used and of in changed:
+            found[name] = changed[of]
+    return found
 
 
 def _put(view: np.ndarray, numbers: np.ndarray, name: str) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-HELP = "write a model with a run's changes of weights (LoRA, (IA)3) in its weights, as any program reads it"
+HELP = "write a model with a run's changes in its weights (full, LoRA, (IA)3, BitFit, norms), as any program reads it"
 
 
 def add_arguments(parser) -> None:

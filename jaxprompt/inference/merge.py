@@ -22,8 +22,8 @@ def merge(run: str | Path, out: Path, model: str | None = None) -> dict[str, int
     others = [name for name in (*prompt.arrays, *prompt.head) if not name.startswith("delta.")]
     if others or not prompt.deltas:
         raise InputError(
-            f"{str(run)!r} holds {', '.join(others) or 'nothing'}, which no weight can hold: merge a run of lora or ia3 that "
-            "has no head"
+            f"{str(run)!r} holds {', '.join(others) or 'nothing'}, which no weight can hold: merge a run of "
+            "full, lora, ia3, bitfit or norms that has no head"
         )
     ref = model or prompt.info.get("backbone", {}).get("ref")
     if ref is None:

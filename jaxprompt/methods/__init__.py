@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxprompt.methods.base import FROZEN, Method, Start, fold, reads_text
+from jaxprompt.methods.bitfit import BitFit
 from jaxprompt.methods.dept import Dept
+from jaxprompt.methods.full import Full
 from jaxprompt.methods.gated_prefix import GatedPrefix
 from jaxprompt.methods.ia3 import Ia3
 from jaxprompt.methods.idpg import Idpg
@@ -12,6 +14,7 @@ from jaxprompt.methods.listing import listing
 from jaxprompt.methods.lora import Lora
 from jaxprompt.methods.low_rank import LowRankPrompt
 from jaxprompt.methods.none import NoPrompt
+from jaxprompt.methods.norms import Norms
 from jaxprompt.methods.p_tuning import PTuning
 from jaxprompt.methods.prefix import PrefixTuning
 from jaxprompt.methods.projected_prefix import ProjectedPrefix
@@ -34,6 +37,9 @@ _ALONE: tuple[type[Method], ...] = (
     Idpg,
     Lora,
     Ia3,
+    BitFit,
+    Norms,
+    Full,
     NoPrompt,
 )
 METHODS: dict[str, type[Method]] = {method.name: method for method in (*_ALONE, together_of(_ALONE))}

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
 from jaxprompt.errors import InputError, did_you_mean
+from jaxprompt.models.quantized import Quantized
 from jaxprompt.types import Conditioning, Delta
 
 
@@ -43,7 +45,7 @@ class LastLayers(struct.PyTreeNode):
 
 
 def adapted(params: Any, conditioning: Conditioning) -> Any:
-    """Returns parameters with what a conditioning changes of them (by the names of `layer_weights`) or adds; pure."""
+    """Returns parameters with what a conditioning changes of them (by the names of `learnable`) or adds; pure."""
     changes: dict[tuple[str, ...], Any] = {
         tuple(path.split("/")): delta for path, delta in (conditioning.deltas or {}).items()
     }
@@ -56,12 +58,12 @@ def adapted(params: Any, conditioning: Conditioning) -> Any:
     return _adapted(params, changes) if changes else params
 
 
-def _adapted(params, changes):
+def _adapted(params, changes, parent=""):
     found = dict(params)
     for name in {path[0] for path in changes}:
         if () in (inside := {path[1:]: change for path, change in changes.items() if path[0] == name}):
             change = inside[()]
-            found[name] = Adapted(params[name], change) if isinstance(change, Delta) else change
+            found[name] = _changed(params[name], change, parent) if isinstance(change, Delta) else change
         elif name == "layers" and "0" in params[name]:
             # Layers with arrays of their own: each gets its part.
             count = len(params[name])
@@ -69,7 +71,37 @@ def _adapted(params, changes):
                 number: _adapted(layer, _of_layer(inside, int(number), count)) for number, layer in params[name].items()
             }
         else:
-            found[name] = _adapted(params[name], inside)
+            found[name] = _adapted(params[name], inside, name)
+    return found
+
+
+def _changed(base, delta: Delta, parent: str):
+    if delta.shift is not None:
+        # A norm computes in float32, where small changes of its weights are not lost.
+        kind = jnp.float32 if _is_norm(parent) else base.dtype
+        base, delta = (base.astype(jnp.float32) + delta.shift).astype(kind), delta.replace(shift=None)
+    return Adapted(base, delta) if jax.tree.leaves(delta) else base
+
+
+def _is_norm(name: str) -> bool:
+    return name.endswith("norm")
+
+
+def _leaves(params: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """All parameters by name: the leading axis of layers that stand apart, and one of them. They may be shapes."""
+    found: dict[str, tuple[tuple[int, ...], Any]] = {}
+
+    def visit(tree, path, apart=()):
+        for name, part in tree.items():
+            here = (*path, name)
+            if name == "layers" and "0" in part:
+                visit(part["0"], here, (len(part),))
+            elif isinstance(part, Mapping):
+                visit(part, here, apart)
+            else:
+                found["/".join(here)] = apart, part
+
+    visit(params, ())
     return found
 
 
@@ -89,21 +121,32 @@ def layer_weights(params: Any) -> dict[str, tuple[int, int, int]]:
 
     They are the same whether the layers are stacked or apart. The parameters may be shapes.
     """
-    found: dict[str, tuple[int, int, int]] = {}
-
-    def visit(tree, path, apart=()):
-        for name, part in tree.items():
-            here = (*path, name)
-            if name == "layers" and "0" in part:
-                visit(part["0"], here, (len(part),))
-            elif name == "weight" and "layers" in path:
-                found["/".join(here)] = (*apart, *part.shape)
-            elif isinstance(part, Mapping):
-                visit(part, here, apart)
-
-    visit(params, ())
+    shapes = {path: (*apart, *leaf.shape) for path, (apart, leaf) in _leaves(params).items()}
     # A norm's weights, stacked, have two axes.
-    return {path: shape for path, shape in found.items() if len(shape) == 3}
+    return {
+        path: shape
+        for path, shape in shapes.items()
+        if path.endswith("/weight") and "layers" in path.split("/") and len(shape) == 3
+    }
+
+
+def learnable(params: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of all parameters but quantised ones, by names as in `layer_weights`; those of layers are stacked."""
+    return {
+        path: (*apart, *leaf.shape)
+        for path, (apart, leaf) in _leaves(params).items()
+        if not isinstance(leaf, Quantized)
+    }
+
+
+def biases(params: Any) -> dict[str, tuple[int, ...]]:
+    """Those of `learnable` that are biases of products and norms, and of the head."""
+    return {path: shape for path, shape in learnable(params).items() if path.endswith(("/bias", "head_bias"))}
+
+
+def norms(params: Any) -> dict[str, tuple[int, ...]]:
+    """Those of `learnable` that are weights and biases of norms."""
+    return {path: shape for path, shape in learnable(params).items() if _is_norm(path.rpartition("/")[0])}
 
 
 def targets(params: Any, names: list[str]) -> dict[str, tuple[int, int, int]]:
@@ -118,14 +161,18 @@ def targets(params: Any, names: list[str]) -> dict[str, tuple[int, int, int]]:
 
 def check_deltas(deltas: Mapping[str, Delta] | None, params: Any, ref: str) -> None:
     """Raises InputError for changes of weights that a model, called `ref`, has not, or has in other shapes."""
-    weights = layer_weights(params) if deltas else {}
+    weights, plain = (layer_weights(params), learnable(params)) if deltas else ({}, {})
     for path, delta in (deltas or {}).items():
-        if path not in weights:
+        if path not in weights and path not in plain:
             raise InputError(f"the prompt changes {path!r}, which {ref!r} has not: use the backbone it was learned for")
-        layers, outputs, inputs = weights[path]
+        if delta.shift is not None and path not in plain:
+            raise InputError(
+                f"the prompt adds to {path!r}, which {ref!r} keeps in few bits: load it without quantize, as it was learned"
+            )
+        layers, outputs, inputs = weights.get(path, (None,) * 3)
         rank = None if delta.a is None else np.shape(delta.a)[1]
         want = {"a": (layers, rank, inputs), "b": (layers, outputs, rank), "factor": (layers, outputs)}
-        for name, shape in (want | {"in_factor": (layers, inputs)}).items():
+        for name, shape in (want | {"in_factor": (layers, inputs), "shift": plain.get(path)}).items():
             array = getattr(delta, name)
             if array is not None and np.shape(array) != shape:
                 raise InputError(

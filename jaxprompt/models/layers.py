@@ -70,7 +70,7 @@ def linear(
 
 
 def _changed(x, weight: Adapted, bias, out_dtype):
-    """As `Delta` says. What is learned is multiplied in the type of `x`."""
+    """As `Delta` says, of a weight that is shifted already. What is learned is multiplied in the type of `x`."""
     delta = weight.delta
     given = x if delta.in_factor is None else x * delta.in_factor.astype(x.dtype)
     y = linear(given, weight.base, bias, out_dtype=out_dtype)

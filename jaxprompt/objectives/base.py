@@ -80,7 +80,7 @@ class Vocabulary:
         self, hidden: Float[Array, "rows n embed"], ids: Int[Array, "rows n"], shape: LossShape
     ) -> tuple[Float[Array, "rows n"], Float[Array, "rows n"]]:
         """The loss of each id, and its log-probability, through which no gradient flows."""
-        return token_losses(self.backbone.head, self.params, hidden, ids, self.size, shape)
+        return token_losses(self.backbone.head, self.backbone.head_params(self.params), hidden, ids, self.size, shape)
 
 
 @dataclass(frozen=True, eq=False)

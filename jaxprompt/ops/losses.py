@@ -9,6 +9,8 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from flax import struct
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jaxtyping import Array, Float, Int
 
 # Logits of one tile, in fp32, stay under this many bytes: large enough to keep a matrix unit busy, small enough that
@@ -49,6 +51,19 @@ class LossShape:
 PLAIN = LossShape()
 
 
+class _Learned(struct.PyTreeNode):
+    """What the gradient of a head that is learned needs: each leaf of its parameters as (learned, frozen), one of them None."""
+
+    leaves: list[tuple[jax.Array | None, jax.Array | None]]
+    hidden: jax.Array
+    ids: jax.Array
+    structure: jax.tree_util.PyTreeDef = struct.field(pytree_node=False)
+
+
+def _is_primal(leaf) -> bool:
+    return isinstance(leaf, CustomVJPPrimal)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _tile(head: Callable, shape: LossShape, params, hidden, ids):
     return _scored(shape, head(params, hidden), ids)[:2]
@@ -63,6 +78,13 @@ def _scored(shape, logits, ids):
 
 
 def _tile_forward(head, shape, params, hidden, ids):
+    leaves, structure = jax.tree.flatten(params, is_leaf=_is_primal)
+    params, (hidden, ids) = structure.unflatten([leaf.value for leaf in leaves]), (hidden.value, ids.value)
+    if any(leaf.perturbed for leaf in leaves):
+        # The head itself is learned: what it gets is added over tokens, so it waits for what they count.
+        loss, logprob = _tile(head, shape, params, hidden, ids)
+        parts = [(leaf.value, None) if leaf.perturbed else (None, leaf.value) for leaf in leaves]
+        return (loss, logprob), _Learned(parts, hidden, ids, structure)
     # A token's loss depends on its own hidden state alone, so one backward pass with ones gives every token's gradient
     # now, while the logits are at hand: nothing of vocabulary size is kept or computed twice.
     logits, backward = jax.vjp(lambda h: head(params, h), hidden)
@@ -74,11 +96,22 @@ def _tile_forward(head, shape, params, hidden, ids):
     return (loss, logprob), gradient
 
 
-def _tile_backward(head, shape, gradient, cotangents):
-    return None, (cotangents[0][..., None] * gradient).astype(gradient.dtype), None
+def _tile_backward(head, shape, kept, cotangents):
+    cotangent = cotangents[0]
+    if isinstance(cotangent, SymbolicZero):
+        return None, None, None
+    if not isinstance(kept, _Learned):
+        return None, (cotangent[..., None] * kept).astype(kept.dtype), None
+
+    def loss(learned, hidden):
+        leaves = [frozen if one is None else one for one, (_, frozen) in zip(learned, kept.leaves, strict=True)]
+        return _scored(shape, head(kept.structure.unflatten(leaves), hidden), kept.ids)[0]
+
+    to_learned, to_hidden = jax.vjp(loss, [learned for learned, _ in kept.leaves], kept.hidden)[1](cotangent)
+    return kept.structure.unflatten(to_learned), to_hidden, None
 
 
-_tile.defvjp(_tile_forward, _tile_backward)
+_tile.defvjp(_tile_forward, _tile_backward, symbolic_zeros=True)
 
 
 def token_losses(
@@ -93,7 +126,8 @@ def token_losses(
     """Loss and log-probability of each target id under the full vocabulary, computed tile by tile.
 
     Args:
-      head: `head(params, hidden) -> logits [..., vocab]` in fp32. Frozen: no gradient reaches `params`.
+      head: `head(params, hidden) -> logits [..., vocab]` in fp32.
+      params: where they are frozen nothing is spent on them; where they are learned, the logits are computed twice.
       hidden_rne: hidden states at the scored positions.
       ids_rn: the token scored at each.
       shape: how the losses are shaped.

@@ -37,6 +37,8 @@ _BY_PATH = {
             "b": ("layers", "out", "rank"),
             "factor": ("layers", "out"),
             "in_factor": ("layers", "in"),
+            # Those of its parameter.
+            "shift": ("...",),
         },
     ),
     "gated": ("gated", Gated, {"rows": ("layers", "prefix", "embed"), "gate": ("layers", "heads")}),
@@ -123,7 +125,7 @@ class Prompt:
                 raise InputError(f"the prompt has an unknown array {name}: it may have {', '.join(_AXES)}")
             shape, kind = np.shape(array), getattr(array, "dtype", type(array).__name__)
             floats = not isinstance(kind, str) and jnp.issubdtype(kind, jnp.floating)
-            if not floats or len(shape) != len(axes) or 0 in shape:
+            if not floats or (len(shape) != len(axes) and "..." not in axes) or 0 in shape:
                 raise InputError(f"the prompt's {name} has shape {shape} of {kind}: it is floats [{', '.join(axes)}]")
             if not np.isfinite(array).all():
                 raise InputError(

@@ -1,4 +1,4 @@
-"""Orbax checkpoints of what training changes: kilobytes, whatever the size of the backbone."""
+"""Orbax checkpoints of what training changes: kilobytes for a prompt, whatever the size of the backbone."""
 
 import contextlib
 import errno

@@ -34,6 +34,7 @@ from jaxprompt.reports.records import Meter, MetricsFile
 from jaxprompt.reports.terminal import Reporter
 from jaxprompt.scoring.evaluate import Evaluation, evaluate, make_eval_step, refusal
 from jaxprompt.training.checkpoint import Checkpoints, saved_step
+from jaxprompt.training.memory import state_cost
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import TrainState, init_state, make_train_step
 
@@ -129,6 +130,9 @@ class _Run:
                 "nothing to learn: the template has no {soft:N}, and there is no prefix or head; set train.steps=0"
             )
         optimizer = make_optimizer(config.optimizer, self.steps, trainable)
+        cost = state_cost(trainable, optimizer, self.experiment.backbone.params, self.experiment.backbone.dtype)
+        if cost is not None:
+            self.reporter.say(cost)
         start = partial(init_state, optimizer=optimizer, seed=config.seed_of("sampling"))
         forward = self.experiment.forward(self.data.hoisted)
         prefill = forward.prefill()

@@ -25,7 +25,7 @@ def changed(folder, path, method="lora"):
     backbone = jaxprompt.load_backbone(folder)
     names = sorted({name.split("/")[-2] for name in layer_weights(backbone.params)})
     options = {"lora": {"targets": names, "rank": 2}, "ia3": {"outputs": [n for n in names if n != "down"]}}
-    made = METHODS[method].build(METHODS[method].Options(**options[method]), 0, backbone)
+    made = METHODS[method].build(METHODS[method].Options(**options.get(method, {})), 0, backbone)
     leaves, structure = jax.tree.flatten(made.init(jax.random.key(0), Start(backbone)))
     keys = jax.random.split(jax.random.key(1), len(leaves))
     moved = [x + 0.1 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)]
@@ -40,8 +40,28 @@ def changed(folder, path, method="lora"):
     [
         *((name, "lora") for name in ("gpt2", "gpt-neox", "t5")),
         *((name, "ia3") for name in ("phi3", "bert")),
+        *(("gpt2", "bitfit"), ("bert-pretraining", "full"), ("qwen3", "norms"), ("bart", "full")),
         *(pytest.param(name, "lora", marks=pytest.mark.slow) for name in ("llama-untied", "phi3", "bert", "qwen2")),
         *(pytest.param(name, "ia3", marks=pytest.mark.slow) for name in ("gpt2", "gpt-neox", "t5", "qwen2")),
+        *(
+            pytest.param(name, "bitfit", marks=pytest.mark.slow)
+            for name in ("gpt-neox", "bart", "qwen2", "roberta", "opt")
+        ),
+        *(pytest.param(name, "norms", marks=pytest.mark.slow) for name in ("gpt2", "bert", "t5", "gemma3", "gpt-neox")),
+        *(
+            pytest.param(name, "full", marks=pytest.mark.slow)
+            for name in (
+                "gpt2",
+                "llama-untied",
+                "gpt-neox",
+                "t5",
+                "opt",
+                "phi3",
+                "gemma3",
+                "roberta",
+                "electra-generator",
+            )
+        ),
     ],
 )
 def test_a_merged_model_computes_what_the_changed_one_does(tmp_path, capsys, name, method):
@@ -55,6 +75,34 @@ def test_a_merged_model_computes_what_the_changed_one_does(tmp_path, capsys, nam
     assert np.abs(np.asarray(want) - np.asarray(backbone.hidden(IDS, **more))).max() > 1e-2
     before, after = (open_tensors(folder / "model.safetensors") for folder in (GOLDEN / name, tmp_path / "merged"))
     assert {k: (v.shape, v.dtype) for k, v in before.items()} == {k: (v.shape, v.dtype) for k, v in after.items()}
+
+
+def test_what_is_added_to_a_bias_comes_before_its_factor(tmp_path):
+    backbone = jaxprompt.load_backbone(GOLDEN / "gpt2")
+    paths = [changed(GOLDEN / "gpt2", tmp_path / f"{name}.safetensors", name)[2].deltas for name in ("ia3", "bitfit")]
+    factors, shifts = paths
+    deltas = {**factors, **shifts}
+    assert "layers/attention/v/weight" in deltas and "layers/attention/v/bias" in deltas
+    prompt = Prompt(Conditioning(deltas=deltas), {}, {"backbone": {"ref": str(GOLDEN / "gpt2")}})
+    path = save_prompt(prompt, tmp_path / "both.safetensors")
+    assert main(["merge", str(path), "--out", str(tmp_path / "merged")]) == 0
+    want = backbone.logits(IDS, prompt=prompt)
+    np.testing.assert_allclose(jaxprompt.load_backbone(tmp_path / "merged").logits(IDS), want, atol=1e-4, rtol=1e-4)
+
+
+def test_a_tensor_that_is_stored_twice_changes_in_both_places(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(GOLDEN / "gpt2", folder)
+    tensors = open_tensors(folder / "model.safetensors")
+    word = next(name for name in tensors if name.endswith("wte.weight"))
+    write_tensors(folder / "again.safetensors", {**tensors, "lm_head.weight": tensors[word]})
+    (folder / "again.safetensors").rename(folder / "model.safetensors")
+    backbone, path, prompt = changed(folder, tmp_path / "p.safetensors", "full")
+    assert main(["merge", str(path), "--out", str(tmp_path / "merged")]) == 0
+    after = open_tensors(tmp_path / "merged" / "model.safetensors")
+    np.testing.assert_array_equal(after["lm_head.weight"], after[word])
+    merged = jaxprompt.load_backbone(tmp_path / "merged")
+    np.testing.assert_allclose(merged.logits(IDS), backbone.logits(IDS, prompt=prompt), atol=1e-4, rtol=1e-4)
 
 
 def test_shards_keep_their_files_and_nothing_else_is_copied(tmp_path):

@@ -14,12 +14,17 @@ from jaxprompt.experiment.build import build
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.inference.predict import load_run, score
 from jaxprompt.methods import METHODS
-from tests.conftest import STORIES
+from tests.conftest import STORIES, with_biases
 from tests.devices import run_on_eight_devices
 
 # Weights are changed by less than prompts are.
-RATES = {"lora": 0.005, "together": 0.005}
+RATES = {"lora": 0.005, "together": 0.005, "bitfit": 0.005, "norms": 0.01, "full": 0.001}
 LEARNING = [name for name in METHODS if name != "none"]
+
+
+def fitting(name, stories):
+    """The model that a method is tested with."""
+    return with_biases(stories) if name == "bitfit" else stories
 
 
 def config(name, rows, **sections):
@@ -43,7 +48,7 @@ def config(name, rows, **sections):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_start_is_fp32_and_folds_into_a_conditioning(stories, rows, name):
-    experiment = build(load_config(config(name, rows)), stories)
+    experiment = build(load_config(config(name, rows)), fitting(name, stories))
     trainable = experiment.init_trainable()
     assert {leaf.dtype for leaf in jax.tree.leaves(trainable)} <= {jnp.dtype("float32")}
     prompt = experiment.prompt(trainable)
@@ -53,7 +58,7 @@ def test_the_start_is_fp32_and_folds_into_a_conditioning(stories, rows, name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_file_gives_back_what_was_folded(stories, rows, tmp_path, name):
-    experiment = build(load_config(config(name, rows)), stories)
+    experiment = build(load_config(config(name, rows)), fitting(name, stories))
     prompt = experiment.prompt(experiment.init_trainable())
     again = jaxprompt.load_prompt(jaxprompt.save_prompt(prompt, tmp_path / "p.safetensors"))
     jax.tree.map(np.testing.assert_array_equal, prompt.conditioning, again.conditioning)
@@ -65,16 +70,16 @@ def test_a_file_gives_back_what_was_folded(stories, rows, tmp_path, name):
 def test_killed_and_resumed_is_uninterrupted_and_what_is_kept_scores_as_what_is_learned(
     stories, rows, tmp_path, quiet, name
 ):
-    tree = config(name, rows, run_dir=str(tmp_path / "run"))
-    whole = jaxprompt.train(tree, backbone=stories, reporter=quiet)
+    tree, backbone = config(name, rows, run_dir=str(tmp_path / "run")), fitting(name, stories)
+    whole = jaxprompt.train(tree, backbone=backbone, reporter=quiet)
     # As if it had been killed behind step 3.
     shutil.rmtree(whole.run_dir / "checkpoints" / "6")
     (whole.run_dir / "result.json").unlink()
-    resumed = jaxprompt.train(tree, backbone=stories, reporter=quiet)
+    resumed = jaxprompt.train(tree, backbone=backbone, reporter=quiet)
     assert resumed.metrics == whole.metrics and whole.metrics["best_step"] == 6
     jax.tree.map(np.testing.assert_array_equal, whole.prompt.conditioning, resumed.prompt.conditioning)
     # What is kept, folded, scores as what was learned.
-    experiment, prompt = load_run(whole.run_dir, stories)
+    experiment, prompt = load_run(whole.run_dir, backbone)
     found = score(experiment, prompt, experiment.encode(rows[:5])).metrics(experiment.objective.metrics)
     assert found["loss"] == pytest.approx(whole.metrics["loss"], abs=1e-5)
 
@@ -96,7 +101,7 @@ PARTS = ("backbone", "method", "objective", "encoder")
 
 @pytest.mark.parametrize("name", METHODS)
 def test_packed_and_shared_equal_each_example_alone(stories, rows, name):
-    experiment = build(load_config(config(name, rows)), stories)
+    experiment = build(load_config(config(name, rows)), fitting(name, stories))
     # Away from the start, so that what the method learns matters; hard text stands before the prompt.
     trainable = jax.tree.map(
         lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape), experiment.init_trainable()
@@ -115,7 +120,7 @@ from jaxprompt.experiment.build import build
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.machine.sharding import make_mesh, replicated, row_sharding
 from jaxprompt.training.step import init_state, make_train_step
-from tests.methods.test_contract import LEARNING, config
+from tests.methods.test_contract import LEARNING, config, fitting
 from tests.conftest import REVIEWS, STORIES
 
 rows = [{"text": t, "label": y, "target": "good" if y else "so bad"} for t, y in REVIEWS]
@@ -123,7 +128,7 @@ found = {}
 for mesh in (make_mesh(devices=jax.devices()[:1]), make_mesh(data=2, fsdp=2, tensor=2)):
     backbone = jaxprompt.load_backbone(STORIES, mesh=mesh)
     for name in LEARNING:
-        experiment = build(load_config(config(name, rows)), backbone)
+        experiment = build(load_config(config(name, rows)), fitting(name, backbone))
         data, optimizer = TrainingData.load(experiment), optax.sgd(1.0)
         step = make_train_step(experiment.forward(data.hoisted), experiment.method, optimizer)
         state = jax.device_put(init_state(experiment.init_trainable(), optimizer), replicated(mesh))
@@ -160,7 +165,18 @@ def test_a_low_rank_prompt_is_a_product_and_starts_at_the_nearest_one(stories, r
 def test_only_soft_rows_leave_the_text_before_them_as_it_was(stories, rows):
     reaches = {}
     for name in METHODS:
-        experiment = build(load_config(config(name, rows)), stories)
+        experiment = build(load_config(config(name, rows)), fitting(name, stories))
         reaches[name] = experiment.method.apply(experiment.init_trainable()).reaches_hard_text
-    others = {"dept", "prefix", "projected_prefix", "gated_prefix", "lora", "ia3", "together"}
+    others = {
+        "dept",
+        "prefix",
+        "projected_prefix",
+        "gated_prefix",
+        "lora",
+        "ia3",
+        "bitfit",
+        "norms",
+        "full",
+        "together",
+    }
     assert reaches == {name: name in others for name in METHODS}

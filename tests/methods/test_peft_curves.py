@@ -1,4 +1,7 @@
-"""Twenty steps of training follow PEFT's, from the same start on the same rows (`tests/golden_reference/curves.py`)."""
+"""Twenty steps of training follow PEFT's, or torch's alone, from the same start on the same rows.
+
+`tests/golden_reference/curves.py` wrote them.
+"""
 
 import json
 import re
@@ -14,26 +17,51 @@ import jaxprompt
 from jaxprompt.data.order import Order
 from jaxprompt.data.packing import pack, plan_rows
 from jaxprompt.methods import Start
+from jaxprompt.methods.bitfit import BitFit
+from jaxprompt.methods.full import Full
 from jaxprompt.methods.gated_prefix import GatedPrefix, GatedPrefixOptions
 from jaxprompt.methods.ia3 import Ia3
 from jaxprompt.methods.lora import Lora, LoraOptions
+from jaxprompt.methods.norms import Norms
 from jaxprompt.methods.p_tuning import PTuning
-from jaxprompt.methods.prefix import PrefixTuning
+from jaxprompt.methods.prefix import PrefixTuning, prefix_positions
 from jaxprompt.methods.projected_prefix import ProjectedPrefix
 from jaxprompt.methods.soft import SoftPrompt
 from jaxprompt.methods.starts import Init
+from jaxprompt.objectives.classifier import Classifier
 from jaxprompt.objectives.generation import Generation
 from jaxprompt.scoring.forward import Forward
 from jaxprompt.text.encoded import Encoded, constant, counting, int32
 from jaxprompt.text.hoisting import drop_prefix
+from jaxprompt.text.labels import LabelSet
 from jaxprompt.training.step import init_state, make_train_step
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 T5_ATTENTION = {"SelfAttention": "attention", "EncDecAttention": "cross"}
+# What PEFT has nothing to do with: the model's own parameters, of which no start is stored.
+OWN = {method.name: method for method in (Full, BitFit, Norms)}
 NAMES = sorted(path.name.removesuffix(".safetensors") for path in (GOLDEN / "curves").glob("*.safetensors"))
 # Every method on one model; the rest takes its time.
-FAST = ("llama", "stories")
+FAST = ("llama", "stories", "bert", "gpt2.bitfit", "gpt2.full")
 CURVES = [pytest.param(name, marks=() if name.startswith(FAST) else pytest.mark.slow) for name in NAMES]
+
+
+def classified(soft, ids, label):
+    """An example whose first token of text a head reads."""
+    length = len(soft) + len(ids)
+    nothing = int32([])
+    return Encoded(
+        ids=int32([*soft, *ids]),
+        segments=constant(1, length),
+        positions=counting(length),
+        types=constant(0, length),
+        branches=constant(0, length),
+        target_at=nothing,
+        target_ids=nothing,
+        target_group=nothing,
+        answers={"label": label},
+        pool_at=len(soft),
+    )
 
 
 def encoded(ids, targets, source=None):
@@ -68,10 +96,10 @@ def one_lstm(start, layer):
 # PEFT's modules under our names.
 MODULES = {
     **{"c_fc": "mlp/up", "q_proj": "attention/q", "k_proj": "attention/k", "v_proj": "attention/v"},
-    **{"down_proj": "mlp/down", "wo": "mlp/down"},
+    **{"down_proj": "mlp/down", "wo": "mlp/down", "query": "attention/q", "value": "attention/v"},
     **{f"{theirs}.{name}": f"{ours}/{name}" for name in "qkv" for theirs, ours in T5_ATTENTION.items()},
 }
-SIDES = re.compile(r"(?P<side>encoder|decoder)?.*?\.(?:h|layers|block)\.(?P<layer>\d+)\.")
+SIDES = re.compile(r"(?P<side>encoder|decoder)?.*?\.(?:h|layers|block|layer)\.(?P<layer>\d+)\.")
 PARTS = {"lora_A.default.weight": "a", "lora_B.default.weight": "b", "ia3_l.default": "factor"}
 
 
@@ -95,6 +123,9 @@ def deltas_of(start):
 
 def method_and_start(name, backbone, case, start):
     """Ours, and PEFT's initial values under our names."""
+    if name in OWN:
+        method = OWN[name].build(OWN[name].Options(), 0, backbone)
+        return method, method.init(jax.random.key(0), Start(backbone))
     if name in ("lora", "ia3"):
         deltas = deltas_of(start)
         targets = sorted({path.split("/")[-2] for path in deltas})
@@ -129,7 +160,9 @@ def method_and_start(name, backbone, case, start):
         return method, {"prompt": {"embedding": embedding}, "encoder": network}
     rows = embedding.reshape(length, layers, 2, heads, dim)
     keys, values = rows.transpose(2, 1, 0, 3, 4)
-    return PrefixTuning(length, length, Init()), {"prompt": {"keys": keys, "values": values}}
+    return PrefixTuning(length, prefix_positions(length, backbone), Init()), {
+        "prompt": {"keys": keys, "values": values}
+    }
 
 
 @pytest.mark.parametrize("curve", CURVES)
@@ -140,21 +173,29 @@ def test_the_loss_is_that_of_peft_at_every_step(curve):
         arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     prefix = "start.prompt_encoder.default."
     start = {key.removeprefix(prefix).removeprefix("start."): value for key, value in arrays.items() if key != "losses"}
+    head = {key.rpartition(".")[2]: start.pop(key) for key in list(start) if "classifier" in key}
     backbone = jaxprompt.load_backbone(GOLDEN / model)
     method, trainable = method_and_start(name, backbone, case, start)
+    objective = Generation("target")
+    if head:
+        trainable = {**trainable, "head": head}
+        labels = LabelSet(tuple(f"class {number}" for number in range(len(head["bias"]))))
+        objective = Classifier(column="label", labels=labels, words=(), how="first")
     soft = backbone.vocab_size + np.arange(case["length"]) if method.fills_slots else np.zeros(0, int)
     if backbone.seq2seq:
         pairs = zip(case["text"], case["target"], strict=True)
         begin = backbone.config.start_id
         examples = [encoded([begin, *target], target, [*soft, *text]) for text, target in pairs]
+    elif head:
+        examples = [classified(soft, text, label) for text, label in zip(case["text"], case["classes"], strict=True)]
     else:
         examples = [encoded([*soft, *text], text[case["read"] :]) for text in case["text"]]
     # As a run does it: the prompt once, the rows packed.
-    hoisted = () if backbone.seq2seq else tuple(soft.tolist())
+    hoisted = tuple(soft.tolist()) if backbone.causal else ()
     examples = [drop_prefix(example, len(hoisted)) for example in examples]
     batch = pack(examples, plan_rows(examples, Order(len(examples), len(examples), shuffle=False)))
     optimizer = optax.adamw(case["rate"], eps=case["epsilon"], weight_decay=0.0)
-    step = make_train_step(Forward(backbone, Generation("target"), hoisted), method, optimizer)
+    step = make_train_step(Forward(backbone, objective, hoisted), method, optimizer)
     state, losses = init_state(trainable, optimizer), []
     for _ in arrays["losses"]:
         state, metrics = step(state, jax.device_put(batch))

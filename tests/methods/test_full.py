@@ -1,0 +1,63 @@
+"""All parameters of a model: with a prompt, within bounds, and said what it costs."""
+
+import re
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import jaxprompt
+from jaxprompt.config import load_config
+from jaxprompt.errors import InputError
+from jaxprompt.experiment.build import build
+from jaxprompt.inference.predict import predict_run
+from jaxprompt.methods.full import Full
+from jaxprompt.models.adapted import learnable
+from jaxprompt.training.memory import state_cost
+from tests.conftest import GOLDEN
+from tests.methods.test_contract import config
+
+
+def test_with_a_prompt_each_has_a_rate_and_what_it_costs_is_said_first(stories, rows, tmp_path, capsys):
+    given = config("soft", rows, run_dir=str(tmp_path / "run"))
+    given["method"] = {"name": "together", "parts": [{"name": "soft"}, {"name": "full"}]}
+    given["optimizer"] = {"name": "adamw", "rates": {"prompt": 0.0, "deltas": 1e-3}}
+    given["train"] = {"steps": 2, "batch_size": 4}
+    experiment = build(load_config(given), stories)
+    start = experiment.prompt(experiment.init_trainable())
+    prompt = jaxprompt.train(given, backbone=stories).prompt
+    np.testing.assert_array_equal(prompt.soft, start.soft)
+    assert set(prompt.deltas) == set(learnable(stories.params))
+    # AdamW's first steps are as large as its rate, of everything that has a gradient.
+    moved = {path: np.abs(delta.shift).max() for path, delta in prompt.deltas.items()}
+    assert all(1e-4 < size < 2.1e-3 for size in moved.values()), moved
+    said = capsys.readouterr().err
+    count = sum(leaf.size for leaf in jax.tree.leaves(stories.params)) + start.soft.size
+    assert f"learns {count:,} numbers" in said
+    assert said.index("learns ") < said.index("compiling")
+    (answer,) = predict_run(tmp_path / "run", ["a dog"], stories)
+    assert answer["prediction"]
+
+
+def test_the_cost_counts_what_is_learned_its_gradient_and_the_optimizer(stories):
+    shape = jax.ShapeDtypeStruct((1000, 1000), np.float32)
+    params = {"word": jax.ShapeDtypeStruct((1000, 3000), np.float16)}
+    said = state_cost({"deltas": {"word": {"shift": shape}}}, optax.adamw(0.1), params, np.float16)
+    # 4 MB each; two moments; of the weights 6 MB, of which 2 again as they become.
+    assert re.findall(r"[0-9.]+ GB", said) == ["0.004 GB", "0.004 GB", "0.008 GB", "0.008 GB"]
+    small = {"prompt": {"soft": jax.ShapeDtypeStruct((20, 1000), np.float32)}}
+    assert state_cost(small, optax.adamw(0.1), params, np.float16) is None
+
+
+def test_only_some_and_never_what_is_kept_in_few_bits(stories):
+    names = [path for path in learnable(stories.params) if "attention" in path.split("/") or path == "word/weight"]
+    assert sorted(Full.build(Full.Options(only=["word", "attention"]), 0, stories).shapes) == sorted(names)
+    with pytest.raises(
+        InputError, match=r"^method\.only has 'words', which this model has not \(did you mean 'word'\?\)"
+    ):
+        Full.build(Full.Options(only=["words"]), 0, stories)
+    quantized = jaxprompt.load_backbone(GOLDEN / "gpt2", quantize="int8")
+    with pytest.raises(InputError, match=r"learns 'layers/.*', which quantize keeps in few bits: leave quantize out"):
+        Full.build(Full.Options(), 0, quantized)
+    assert set(Full.build(Full.Options(only=["word"]), 0, quantized).shapes) == {"word/weight"}
