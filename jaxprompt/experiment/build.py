@@ -11,6 +11,7 @@ import numpy as np
 from jaxprompt.backbone import Backbone, load_backbone
 from jaxprompt.config import Config
 from jaxprompt.errors import InputError
+from jaxprompt.experiment.context import context_of
 from jaxprompt.experiment.figures import figures_of
 from jaxprompt.experiment.rows import found_labels, naming, training_rows
 from jaxprompt.machine.background import Background
@@ -160,6 +161,8 @@ def build(
     )
     if objective.needs_weights:
         backbone = backbone.loaded()
+    if hasattr(method, "with_context") and label_names is None:
+        method = method.with_context(context_of(config, objective, encoder, *method.asked))
     objective = objective.bound(backbone, encoder)
     for variant in variants:
         objective.check_variant(variant)

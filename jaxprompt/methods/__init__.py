@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxprompt.methods.base import FROZEN, Method, Start, fold, reads_text
 from jaxprompt.methods.bitfit import BitFit
+from jaxprompt.methods.cpt import Cpt
 from jaxprompt.methods.dept import Dept
 from jaxprompt.methods.full import Full
 from jaxprompt.methods.gated_prefix import GatedPrefix
@@ -35,6 +36,7 @@ _ALONE: tuple[type[Method], ...] = (
     GatedPrefix,
     Dept,
     Idpg,
+    Cpt,
     Lora,
     Ia3,
     BitFit,

@@ -34,6 +34,9 @@ class Method(Protocol):
       fills_slots: whether it fills the template's soft slots; then there must be some, else there may be none.
       learns: what is learned, in a few words.
       positions: how many positions of the backbone it takes from the text.
+      with_context, asked: left out by most; gives the method that is made of so many labelled training examples.
+      project: left out by most; what becomes of the parameters after each step, `trainable -> trainable`.
+      further_loss: left out by most; what is learned by beside the loss of the examples, see `methods/cpt.py`.
       reads_text: whether its soft rows depend on the text of each example; left out: they do not.
     """
 

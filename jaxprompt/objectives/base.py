@@ -184,6 +184,15 @@ class Objective:
         """Returns the example: the trunk, the candidates in or behind it, and what is scored where."""
         raise NotImplementedError
 
+    def answered(self, row: Mapping[str, Any], number: int, encoder: RowEncoder) -> list[int]:
+        """Returns the ids at the target of a row that is shown with its answer.
+
+        Raises InputError where that is no text.
+        """
+        raise InputError(
+            f"objective.type {self.name!r} answers with no text that examples could show: use a verbalizer"
+        )
+
     def numbers(self, answer: Mapping[str, Any]) -> dict[str, float | int]:
         """Returns what goes into `Batch.answers`, -1 or NaN where there is none."""
         return {}

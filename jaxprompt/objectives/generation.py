@@ -76,6 +76,10 @@ class Generation(Objective):
         except decimal.InvalidOperation:
             raise InputError(f"{where(number)}{self.column!r} is {shown(given)}: give a finite number") from None
 
+    def answered(self, row: Mapping[str, Any], number: int, encoder: RowEncoder) -> list[int]:
+        (target,) = self.candidates(self.answer(row, number), encoder, number)
+        return list(target)
+
     def numbers(self, answer: Mapping[str, Any]) -> dict[str, float | int]:
         return {"bytes": len(answer["target"].encode())}
 

@@ -58,6 +58,11 @@ class Verbalizer(Classes):
         """The token id of each word when every word is one token: then the head multiplies by these alone."""
         return tuple(ids[0] for ids in self.word_ids) if all(len(ids) == 1 for ids in self.word_ids) else None
 
+    def answered(self, row: Mapping[str, Any], number: int, encoder: RowEncoder) -> list[int]:
+        """The first of the label's words."""
+        label = self.answer(row, number)["label"]
+        return [*encoder.layout.word_ids(encoder.tokens, self.words[label][0]), *encoder.layout.target_tail]
+
     def candidates(self, answer: Mapping[str, Any], encoder: RowEncoder, number: int | None) -> Sequence[Sequence[int]]:
         return self.word_ids
 

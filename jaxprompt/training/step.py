@@ -11,6 +11,7 @@ from jaxprompt.machine import compiler
 from jaxprompt.machine.ahead import Ahead
 from jaxprompt.machine.sharding import replicated
 from jaxprompt.methods import Method, fold
+from jaxprompt.models.adapted import adapted
 from jaxprompt.scoring.forward import Forward
 from jaxprompt.types import Batch
 
@@ -55,8 +56,14 @@ def make_train_step(
 
     def gradient(frozen, trainable, batch):
         def loss_of(trainable):
-            scores = forward(fold(method, trainable), trainable.get("head", {}), frozen, batch)
-            return scores.loss, scores.count
+            conditioning = fold(method, trainable)
+            scores = forward(conditioning, trainable.get("head", {}), frozen, batch)
+            loss, count = scores.loss, scores.count
+            if hasattr(method, "further_loss"):
+                params = adapted(frozen["params"], conditioning)
+                more = method.further_loss(forward.backbone, params, conditioning, (batch.index >= 0).sum())
+                loss, count = loss + more[0], count + more[1]
+            return loss, count
 
         (loss, count), grads = jax.value_and_grad(loss_of, has_aux=True)(trainable)
         return loss, count, grads
@@ -66,9 +73,10 @@ def make_train_step(
         scale = 1.0 / jnp.maximum(count, 1.0)
         grads = jax.tree.map(lambda g: g * scale, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-        state = state.replace(
-            step=state.step + 1, trainable=optax.apply_updates(state.trainable, updates), opt_state=opt_state
-        )
+        trainable = optax.apply_updates(state.trainable, updates)
+        if hasattr(method, "project"):
+            trainable = method.project(trainable)
+        state = state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state)
         return state, {"loss": loss * scale, "count": count, "grad_norm": optax.tree.norm(grads)}
 
     def train_step(frozen, state, batch):

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from peft import (
     AdaptionPromptConfig,
+    CPTConfig,
     IA3Config,
     LoraConfig,
     PrefixTuningConfig,
@@ -55,6 +56,11 @@ CASES.remove(("llama-untied", "bitfit"))  # which has no biases
 CASES += [("bert", "soft"), ("bert", "prefix"), ("t5", "full")]
 RATES[("t5", "full")] = 0.0005
 CLASSES = 3
+
+# Of CPT's prompt: which example's label each token is part of (0: none), and whether it is the template's.
+LABELS, TEMPLATE, DECAY = [0, 0, 0, 1, 0, 0, 0, 2, 2], [1, 0, 0, 0, 1, 1, 0, 0, 0], 0.9
+BOUNDS = {"text": 1.0, "template": 0.5}
+CASES += [(model, "cpt") for model in ("gpt2", "llama-untied")]
 
 
 def rows(vocab: int) -> list[list[int]]:
@@ -118,6 +124,18 @@ def curve(name: str, method: str) -> None:
             value.requires_grad = OWN[method](key) or key.startswith("classifier")
     elif method == "lora":
         config = LoraConfig(task_type=task, r=3, lora_alpha=6, use_rslora=name == "t5", target_modules=LORA[name])
+    elif method == "cpt":
+        kinds = [4 * of if of else 1 if template else 2 for of, template in zip(LABELS, TEMPLATE, strict=True)]
+        config = CPTConfig(
+            task_type=task,
+            cpt_token_ids=torch.randint(3, model.config.vocab_size, (len(LABELS),)).tolist(),
+            cpt_mask=[1] * len(LABELS),
+            cpt_tokens_type_mask=kinds,
+            opt_weighted_loss_type="decay",
+            opt_loss_decay_factor=DECAY,
+            opt_projection_epsilon=BOUNDS["text"],
+            opt_projection_format_epsilon=BOUNDS["template"],
+        )
     elif method == "ia3":
         config = IA3Config(task_type=task, target_modules=IA3[name][0], feedforward_modules=IA3[name][1])
     elif method == "gated_prefix":
@@ -155,16 +173,21 @@ def curve(name: str, method: str) -> None:
             loss = sum(part.loss for part in parts) / ROWS
         else:
             labels = padded([[*[-100] * READ, *row[READ:]] for row in text], -100)
-            loss = peft(input_ids=ids, attention_mask=mask, labels=labels).loss
+            kinds = {"input_type_mask": torch.where(labels == -100, 2, 4)} if method == "cpt" else {}
+            loss = peft(input_ids=ids, attention_mask=mask, labels=labels, **kinds).loss
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     arrays["losses"] = torch.tensor(losses)
+    if method == "cpt":
+        arrays["start.ids"] = torch.tensor(config.cpt_token_ids)
     folder = GOLDEN / "curves"
     folder.mkdir(exist_ok=True)
     meta = {"text": text, "target": target if seq2seq else None, "read": READ, "rate": rate, "length": LENGTH}
     meta |= {"hidden": HIDDEN, "epsilon": EPSILON, "classes": classes if classifies else None}
+    if method == "cpt":
+        meta |= {"length": len(LABELS), "labels": LABELS, "template": TEMPLATE, "decay": DECAY, "bounds": BOUNDS}
     save_file(arrays, folder / f"{name}.{method}.safetensors", metadata={"case": json.dumps(meta)})
     print(name, method, losses[0], losses[-1], sorted(learned))
 

@@ -35,9 +35,13 @@ def config(name, rows, **sections):
             "name": name,
             "parts": [{"name": "soft", "init": {"top_k": 50}}, {"name": "prefix"}, {"name": "lora"}],
         }
+    template = f"Read this. {soft}Review: {{text}} It was {{target}}"
+    if name == "cpt":  # before all else, and as long as its examples are
+        method["examples"] = 2
+        template = "{soft:54}Review: {text} It was {target}"
     return {
         "model": STORIES,
-        "template": f"Read this. {soft}Review: {{text}} It was {{target}}",
+        "template": template,
         "method": method,
         "data": {"train": rows, "validation": rows[:5]},
         "optimizer": {"learning_rate": RATES.get(name, 0.05)},

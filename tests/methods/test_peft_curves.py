@@ -18,6 +18,7 @@ from jaxprompt.data.order import Order
 from jaxprompt.data.packing import pack, plan_rows
 from jaxprompt.methods import Start
 from jaxprompt.methods.bitfit import BitFit
+from jaxprompt.methods.cpt import Context, Cpt, CptOptions
 from jaxprompt.methods.full import Full
 from jaxprompt.methods.gated_prefix import GatedPrefix, GatedPrefixOptions
 from jaxprompt.methods.ia3 import Ia3
@@ -137,6 +138,13 @@ def method_and_start(name, backbone, case, start):
         shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), Start(backbone)))
         assert jax.tree.map(np.shape, deltas) == jax.tree.map(lambda leaf: leaf.shape, shapes["deltas"])
         return method, {"deltas": deltas}
+    if name == "cpt":
+        read = tuple(not (template or label) for template, label in zip(case["template"], case["labels"], strict=True))
+        bounds = {f"{kind}_bound": bound for kind, bound in case["bounds"].items()}
+        options = CptOptions(decay=case["decay"], **bounds)
+        context = Context(tuple(start["ids"].tolist()), read, tuple(case["labels"]))
+        method = Cpt.build(options, case["length"], backbone).with_context(context)
+        return method, method.init(jax.random.key(0), Start(backbone))
     if name == "gated_prefix":
         rows, gates = ([start[key] for key in sorted(start) if key.endswith(part)] for part in ("prompt", "gate"))
         options = GatedPrefixOptions(length=case["length"], layers=len(rows), gate="layer")
