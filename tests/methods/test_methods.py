@@ -15,7 +15,7 @@ from jaxprompt.methods.starts import Init
 from jaxprompt.prompts import Prompt
 from jaxprompt.prompts.prompt import from_arrays
 from jaxprompt.types import Inputs
-from tests.conftest import STORIES
+from tests.conftest import STORIES, with_biases
 
 KEY = jax.random.key(0)
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -201,7 +201,7 @@ def test_files_that_do_not_fit_are_refused(stories, tmp_path):
 def test_the_config_names_the_method(stories):
     special = {"low_rank": {"rank": 2}, "together": {"parts": [{"name": "soft"}, {"name": "lora"}]}}
     options = {name: method.Options(**special.get(name, {})) for name, method in METHODS.items()}
-    made = {name: make_method(given, 3, stories) for name, given in options.items()}
+    made = {name: make_method(given, 3, with_biases(stories)) for name, given in options.items()}
     assert {name: method.name for name, method in made.items()} == {name: name for name in made}
     assert (made["soft"].length, made["prefix"].length) == (3, 16)
     nothing = made["none"].apply(made["none"].init(KEY, Start(stories)))
