@@ -20,6 +20,7 @@ class Prefix(struct.PyTreeNode):
       owners: whose each key is, see `Inputs.owners`; None: everyone's.
       places: the position of each key; None: they count from 0.
       lengths: where the tokens after the prefix start, by owner; None: at `length`.
+      slots: which keys are those of late soft rows, see `Late`; None: none are.
     """
 
     keys: Float[Array, "layers prefix kv_heads head_dim"]
@@ -28,6 +29,7 @@ class Prefix(struct.PyTreeNode):
     owners: Int[Array, " prefix"] | None = None
     places: Int[Array, " prefix"] | None = None
     lengths: tuple[int, ...] | None = struct.field(pytree_node=False, default=None)
+    slots: Bool[Array, " prefix"] | None = None
 
     @property
     def positions(self) -> Int[Array, " prefix"]:
@@ -46,6 +48,23 @@ class Prefix(struct.PyTreeNode):
 def prefix_length(prefix: Prefix | None) -> int:
     """Returns the position at which the tokens after a prefix start; 0 without one."""
     return 0 if prefix is None else prefix.length
+
+
+class Late(struct.PyTreeNode):
+    """Soft rows that take the places of their slots' hidden states ahead of a layer; below it nothing sees the slots.
+
+    Attributes:
+      rows: of the width of the hidden states.
+      layer: counted from 0; so many layers know nothing of them.
+    """
+
+    rows: Float[Array, "prompt embed"]
+    layer: int = struct.field(pytree_node=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the rows."""
+        return self.rows.shape
 
 
 class Delta(struct.PyTreeNode):
@@ -101,6 +120,7 @@ class Conditioning(struct.PyTreeNode):
       gated: rows behind a gate, by the paths of the attentions that see them.
       change: what is added to the embeddings of an input text's tokens, by their numbers, see `Inputs.text`.
       generator: what the soft rows get of the example that they stand in.
+      soft_layer: the layer ahead of which the soft rows enter, see `Late`; None: as the words do.
     """
 
     soft: Float[Array, "prompt embed"] | None = None
@@ -110,6 +130,12 @@ class Conditioning(struct.PyTreeNode):
     gated: dict[str, Gated] | None = None
     change: Float[Array, "positions embed"] | None = None
     generator: Generator | None = None
+    soft_layer: int | None = struct.field(pytree_node=False, default=None)
+
+    @property
+    def soft_rows(self) -> Float[Array, "prompt embed"] | Late | None:
+        """The soft rows as a backbone takes them, which says where they enter."""
+        return self.soft if self.soft_layer is None else Late(self.soft, self.soft_layer)
 
     @property
     def reaches_hard_text(self) -> bool:
@@ -118,7 +144,8 @@ class Conditioning(struct.PyTreeNode):
         Soft rows are seen from where they stand on. Everything else is taken to change all text, so that what is added
         here one day cannot be forgotten.
         """
-        others = (field.name for field in dataclasses.fields(self) if field.name not in ("soft", "generator"))
+        rows = ("soft", "soft_layer", "generator")
+        others = (field.name for field in dataclasses.fields(self) if field.name not in rows)
         return any(getattr(self, name) is not None for name in others)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxprompt.errors import InputError
 from jaxprompt.machine import compiler
 from jaxprompt.models.adapted import adapted, check_deltas
-from jaxprompt.models.gated import check_gated
+from jaxprompt.models.fits import check_gated, check_late
 from jaxprompt.models.numbered import numbered
 from jaxprompt.text.templates import Soft, Target, Template, ToDecoder, parse_template
 from jaxprompt.types import Conditioning, Inputs, Prefix, prefix_length
@@ -20,7 +20,7 @@ def forward(backbone, with_head: bool, input_ids, attention_mask, prompt, decode
     """Returns logits or hidden states; arguments and errors as in `Backbone.logits`."""
     ids, mask = _rows(backbone, input_ids, attention_mask, "input_ids")
     given = prompt_parts(backbone, prompt)
-    soft, prefix, source_prefix = given.soft, given.prefix, given.source_prefix
+    soft, prefix, source_prefix = given.soft_rows, given.prefix, given.source_prefix
     params = adapted(backbone.params, given)
     if given.generator is not None:
         raise InputError(
@@ -29,7 +29,7 @@ def forward(backbone, with_head: bool, input_ids, attention_mask, prompt, decode
         )
     _check_place(backbone, prompt)
     _check_text(backbone, prompt, given)
-    _check_length(backbone, mask, soft, source_prefix if backbone.seq2seq else prefix)
+    _check_length(backbone, mask, given.soft, source_prefix if backbone.seq2seq else prefix)
     if not backbone.seq2seq:
         if decoder_input_ids is not None:
             raise InputError(f"decoder_input_ids are for encoder-decoders: model_type {backbone.family} is none")
@@ -153,7 +153,10 @@ def prompt_parts(backbone, prompt) -> Conditioning:
                 f"the change of the text is {list(shape)}, this model needs [positions, {backbone.soft_size}]: use a prompt "
                 "that was trained for it"
             )
-    return Conditioning(soft, prefix, source_prefix, deltas, gated, change, getattr(prompt, "generator", None))
+    layer = getattr(prompt, "soft_layer", None)
+    check_late(layer, backbone.config, backbone.ref)
+    generator = getattr(prompt, "generator", None)
+    return Conditioning(soft, prefix, source_prefix, deltas, gated, change, generator, layer)
 
 
 def _checked_shape(array: Any, name: str) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from jaxprompt.methods.full import Full
 from jaxprompt.methods.gated_prefix import GatedPrefix
 from jaxprompt.methods.ia3 import Ia3
 from jaxprompt.methods.idpg import Idpg
+from jaxprompt.methods.late import LatePrompt
 from jaxprompt.methods.listing import listing
 from jaxprompt.methods.lora import Lora
 from jaxprompt.methods.low_rank import LowRankPrompt
@@ -32,6 +33,7 @@ _ALONE: tuple[type[Method], ...] = (
     PTuning,
     ResidualPrompt,
     Superposition,
+    LatePrompt,
     ProjectedPrefix,
     GatedPrefix,
     Dept,

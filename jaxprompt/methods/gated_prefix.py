@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from jaxprompt import options
 from jaxprompt.errors import InputError
 from jaxprompt.methods.base import Start
-from jaxprompt.models.gated import attentions
+from jaxprompt.models.fits import attentions
 from jaxprompt.types import Conditioning, Gated
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxprompt.ops.attention import KeysValues, View
 from jaxprompt.types import Inputs
@@ -16,11 +16,13 @@ class Cache(struct.PyTreeNode):
     Attributes:
       keys, values: `[layers, rows, length, kv_heads, head_dim]`.
       index: how many slots of each row hold real tokens; the next token goes there.
+      late: which slots hold those of late soft rows; None: none do.
     """
 
     keys: Float[Array, "layers rows length kv_heads head_dim"]
     values: Float[Array, "layers rows length kv_heads head_dim"]
     index: Int[Array, " rows"]
+    late: Bool[Array, "rows length"] | None = None
 
     def slots(self, seq: int) -> Int[Array, "rows seq"]:
         """Where the next `seq` tokens of each row go."""
@@ -32,7 +34,14 @@ class Cache(struct.PyTreeNode):
 
     def take(self, rows: Int[Array, " new_rows"]) -> "Cache":
         """The cache of the rows of these numbers."""
-        return Cache(self.keys[:, rows], self.values[:, rows], self.index[rows])
+        late = None if self.late is None else self.late[rows]
+        return Cache(self.keys[:, rows], self.values[:, rows], self.index[rows], late)
+
+    def mark(self, late: Bool[Array, "rows seq"]) -> "Cache":
+        """The cache that knows which of the next tokens of each row are those of late soft rows."""
+        known = jnp.zeros((self.index.shape[0], self.keys.shape[2]), bool) if self.late is None else self.late
+        row, slots = jnp.arange(self.index.shape[0])[:, None], self.slots(late.shape[1])
+        return self.replace(late=known.at[row, slots].set(late, mode="drop"))
 
     def write(self, layer: Any, keys_values: KeysValues) -> "Cache":
         """The cache with a layer's new keys and values `[rows, seq, kv_heads, head_dim]` in it, not yet counted."""

@@ -18,13 +18,14 @@ from jaxprompt.errors import InputError
 from jaxprompt.machine.sharding import constrain_rows, row_shards
 from jaxprompt.models.block import Block, BlockConfig, LayerInputs, make_norm
 from jaxprompt.models.cache import Cache
+from jaxprompt.models.late import Entrance, entrance, hiding, run_with, slots_behind, slots_of
 from jaxprompt.models.layers import Linear, Table, embed_ids, embed_inputs, linear
 from jaxprompt.models.numbered import numbered
 from jaxprompt.models.precision import as_asked, exact
 from jaxprompt.models.rotary import Rotary
 from jaxprompt.models.stack import is_last, run_layers
 from jaxprompt.ops.attention import Joined, View, joined_padding, owned, visibility, windowed
-from jaxprompt.types import Ahead, Inputs, Prefix, prefix_length
+from jaxprompt.types import Ahead, Inputs, Late, Prefix, prefix_length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,8 @@ class Decoder(nn.Module):
             layers = self._layers(self._views(inputs, prefix, ahead=ahead), inputs, at)
             if ahead is not None:
                 layers = [given.replace(ahead=(ahead.keys, ahead.values)) for given in layers]
-            return self._finish(self._run(self._enter(inputs, soft), layers, prefix)[0])
+            late = self._late(soft, inputs, layers, prefix)
+            return self._finish(self._run(self._enter(inputs, soft), layers, prefix, late=late)[0])
 
         # Prompt and rows end to end.
         lead, rows = self._sequence(prompt, prefix), inputs.ids.shape[0]
@@ -151,7 +153,20 @@ class Decoder(nn.Module):
         both = jax.tree.map(joined[0].join, lead, inputs.replace(types=None, branches=None))
         layers = self._layers(self._views(inputs, prefix, lead), both, at)
         layers = [given.replace(joined=of_layer) for given, of_layer in zip(layers, joined, strict=True)]
-        return self._finish(self._run(self._enter(both, soft), layers, prefix)[0])
+
+        def below(_):
+            of_lead, of_rows = (ids >= self.config.vocab_size for ids in (lead.ids, inputs.ids))
+            behind = slots_behind(prefix, of_lead[0])
+            return [
+                given.replace(
+                    view=hiding(given.view, of_rows, behind),
+                    joined=given.joined.replace(view=hiding(given.joined.view, of_lead, slots_of(prefix))),
+                )
+                for given in layers
+            ]
+
+        late = entrance(soft, both.ids, self.config.vocab_size, below)
+        return self._finish(self._run(self._enter(both, soft), layers, prefix, late=late)[0])
 
     @as_asked
     def decode(
@@ -164,7 +179,11 @@ class Decoder(nn.Module):
         seq, slots = inputs.ids.shape[1], jnp.arange(cache.keys.shape[2])[None]
         start = 0 if prefix is None else prefix.starts(None if inputs.owners is None else inputs.owners[:, :1])
         views = self._seen(cache.view(seq), inputs.owners, start + cache.slots(seq), start + slots, prefix)
-        x_rse, _, cache = self._run(self._enter(inputs, soft), self._layers(views, inputs), prefix, cache)
+        layers, late = self._layers(views, inputs), None
+        if isinstance(soft, Late):
+            cache = cache.mark(inputs.ids >= self.config.vocab_size)
+            late = self._late(soft, inputs, layers, prefix, cache)
+        x_rse, _, cache = self._run(self._enter(inputs, soft), layers, prefix, cache, late=late)
         return self._finish(x_rse), cache.advance(inputs)
 
     @as_asked
@@ -175,12 +194,15 @@ class Decoder(nn.Module):
         """
         inputs = self._sequence(ids, prefix)
         x_rse, layers = self._enter(inputs, soft), self._layers(self._views(inputs, prefix), inputs)
-        _, (keys, values), _ = self._run(x_rse, layers, prefix, keep_keys_values=True)
+        late = self._late(soft, inputs, layers, prefix)
+        _, (keys, values), _ = self._run(x_rse, layers, prefix, keep_keys_values=True, late=late)
         keys, values = keys[:, 0], values[:, 0]
+        slots = slots_of(prefix) if late is None else slots_behind(prefix, ids >= self.config.vocab_size)
         if prefix is not None:
             keys = jnp.concatenate([prefix.keys.astype(keys.dtype), keys], axis=1)
             values = jnp.concatenate([prefix.values.astype(values.dtype), values], axis=1)
-        found = Prefix(keys, values, prefix_length(prefix) + inputs.ids.shape[1])
+        slots = None if late is None else slots_behind(prefix, inputs.ids[0] >= self.config.vocab_size)
+        found = Prefix(keys, values, prefix_length(prefix) + inputs.ids.shape[1], slots=slots)
         if inputs.owners is None:
             return found
         places, owners = _before(prefix, inputs)
@@ -255,29 +277,50 @@ class Decoder(nn.Module):
             views.append(windowed(view, self.config.window, queries, keys, places))
         return [owned(view, owners, of_keys) for view in views]
 
-    def _run(self, x_rse, layers: list[LayerInputs], prefix, cache: Cache | None = None, keep_keys_values=False):
+    def _late(self, soft, inputs: Inputs, layers: list[LayerInputs], prefix, cache: Cache | None = None):
+        """Where late rows enter that stand in `inputs`, behind what the prefix and the cache hold."""
+
+        def below(slots):
+            places = None if cache is None else cache.slots(inputs.ids.shape[1])
+            slots = slots if cache is None else cache.late
+            return [given.replace(view=hiding(given.view, slots, slots_of(prefix), places)) for given in layers]
+
+        return entrance(soft, inputs.ids, self.config.vocab_size, below)
+
+    def _run(
+        self,
+        x_rse,
+        layers: list[LayerInputs],
+        prefix,
+        cache: Cache | None = None,
+        keep_keys_values=False,
+        late: Entrance | None = None,
+    ):
         """Returns hidden states before the final norm, all layers' new (keys, values) or None, the updated cache.
 
         Args:
           layers: what global and local layers are given.
+          late: where late rows enter.
         """
         cfg, joined = self.config, layers[0].joined is not None
         place = (lambda x: x) if joined else partial(constrain_rows, mesh=self.mesh)
         if prefix is not None:
             prefix = prefix.cast(self.dtype)
-
-        def step(block, carry, prefix_kv, layer):
-            x_rse, cache = carry
-            given = _of_layer(layer, cfg.local_layers, layers).replace(
-                prefix=prefix_kv, cache=cache, layer=layer, is_last=is_last(layer, cfg.num_layers)
-            )
-            x_rse, keys_values, cache = block(x_rse, given)
-            return (place(x_rse), cache), keys_values if keep_keys_values else None
-
         # Where not all of the last layer's output is used, it is worth a program of its own.
         apart = layers[0].at is not None or joined or keep_keys_values
-        carry = place(x_rse), cache
-        (x_rse, cache), keys_values = run_layers(self.layers, step, carry, prefix, cfg.num_layers, self.remat, apart)
+
+        def run(carry, layers, within):
+            def step(block, carry, prefix_kv, layer):
+                x_rse, cache = carry
+                given = _of_layer(layer, cfg.local_layers, layers).replace(
+                    prefix=prefix_kv, cache=cache, layer=layer, is_last=is_last(layer, cfg.num_layers)
+                )
+                x_rse, keys_values, cache = block(x_rse, given)
+                return (place(x_rse), cache), keys_values if keep_keys_values else None
+
+            return run_layers(self.layers, step, carry, prefix, cfg.num_layers, self.remat, apart, within)
+
+        (x_rse, cache), keys_values = run_with(run, (place(x_rse), cache), layers, late, cfg.num_layers)
         return x_rse, keys_values, cache
 
     def _finish(self, x_rse):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from jaxprompt.errors import InputError
 from jaxprompt.machine.sharding import constrain_rows
 from jaxprompt.models.block import Block, BlockConfig, LayerInputs, make_norm
+from jaxprompt.models.late import Entrance, entrance, hiding, run_with
 from jaxprompt.models.layers import ACTIVATIONS, Linear, Table, embed_ids, embed_inputs, linear
 from jaxprompt.models.precision import as_asked, exact
 from jaxprompt.models.stack import is_last, run_layers
@@ -149,7 +150,12 @@ class Encoder(nn.Module):
         view = View(visibility(inputs, causal=False))
         view = owned(view, inputs.owners, None if prefix is None else prefix.owners)
         given = LayerInputs(view, at=at)
-        return self._run(self._enter(inputs, soft), given, prefix)[0]
+
+        def below(slots):
+            return given.replace(view=hiding(given.view, slots))
+
+        late = entrance(soft, inputs.ids, self.config.vocab_size, below)
+        return self._run(self._enter(inputs, soft), given, prefix, late=late)[0]
 
     @as_asked
     def keys_values(self, ids: Int[Array, " text"]) -> Prefix:
@@ -169,19 +175,22 @@ class Encoder(nn.Module):
         x_rse = self.embed_norm(x_rse)
         return x_rse if self.config.soft_size == self.config.hidden_size else self.project_in(x_rse)
 
-    def _run(self, x_rse, given: LayerInputs, prefix, keep_keys_values=False):
+    def _run(self, x_rse, given: LayerInputs, prefix, keep_keys_values=False, late: Entrance | None = None):
         """Returns hidden states, and all layers' (keys, values) or None."""
-        num_layers = self.config.num_layers
+        num_layers, apart = self.config.num_layers, given.at is not None
         if prefix is not None:
             prefix = prefix.cast(self.dtype)
 
-        def step(block, x_rse, prefix_kv, layer):
-            last = is_last(layer, num_layers)
-            x_rse, keys_values, _ = block(x_rse, given.replace(prefix=prefix_kv, layer=layer, is_last=last))
-            return constrain_rows(x_rse, self.mesh), keys_values if keep_keys_values else None
+        def run(carry, given, within):
+            def step(block, carry, prefix_kv, layer):
+                last = is_last(layer, num_layers)
+                x_rse, keys_values, _ = block(carry[0], given.replace(prefix=prefix_kv, layer=layer, is_last=last))
+                return (constrain_rows(x_rse, self.mesh), None), keys_values if keep_keys_values else None
 
-        x_rse, apart = constrain_rows(x_rse, self.mesh), given.at is not None
-        return run_layers(self.layers, step, x_rse, prefix, num_layers, self.remat, apart)
+            return run_layers(self.layers, step, carry, prefix, num_layers, self.remat, apart, within)
+
+        (x_rse, _), keys_values = run_with(run, (constrain_rows(x_rse, self.mesh), None), given, late, num_layers)
+        return x_rse, keys_values
 
     @as_asked
     def pool(self, hidden: Float[Array, "*batch embed"]) -> Float[Array, "*batch embed"]:

@@ -18,7 +18,7 @@ from jaxprompt.models.generated import generated
 from jaxprompt.models.numbered import changed
 from jaxprompt.models.quantized import Quantized
 from jaxprompt.ops.products import wide_einsum
-from jaxprompt.types import Inputs
+from jaxprompt.types import Inputs, Late
 
 
 def _tanh_gelu(x: jax.Array) -> jax.Array:
@@ -82,17 +82,22 @@ def _changed(x, weight: Adapted, bias, out_dtype):
 
 def embed_ids(
     table: Float[Array, "vocab embed"],
-    soft: Float[Array, "prompt embed"] | None,
+    soft: Float[Array, "prompt embed"] | Late | None,
     ids: Int[Array, "..."],
     scale: float = 1.0,
 ) -> Float[Array, "... embed"]:
-    """Looks ids up in the word table, times `scale`, ids `>= vocab` in the soft prompt; beyond both gives NaN."""
+    """Looks ids up in the word table, times `scale`, ids `>= vocab` in the soft prompt; beyond both gives NaN.
+
+    The slots of late rows, which nothing sees yet, get some word.
+    """
     scale = jnp.asarray(scale, table.dtype)
     if soft is None:
         return jnp.take(table, ids, axis=0, mode="fill") * scale
     vocab = table.shape[0]
     is_soft = ids >= vocab
     words = jnp.take(table, jnp.where(is_soft, 0, ids), axis=0, mode="fill") * scale
+    if isinstance(soft, Late):
+        return words
     # Narrowed behind the lookup, so that the gradients of a row's many copies are added in the prompt's float32.
     prompts = jnp.take(soft, jnp.where(is_soft, ids - vocab, 0), axis=0, mode="fill").astype(table.dtype)
     return jnp.where(is_soft[..., None], prompts, words)

@@ -17,12 +17,13 @@ from jaxprompt.errors import InputError
 from jaxprompt.machine.sharding import constrain_rows
 from jaxprompt.models.block import Block, BlockConfig, LayerInputs, make_norm
 from jaxprompt.models.cache import Cache
+from jaxprompt.models.late import Entrance, entrance, hiding, run_with
 from jaxprompt.models.layers import Table, embed_ids, embed_inputs, linear
 from jaxprompt.models.precision import as_asked, exact
 from jaxprompt.models.relative import RelativePositions
 from jaxprompt.models.stack import is_last, run_layers
 from jaxprompt.ops.attention import View, owned, visibility
-from jaxprompt.types import Inputs, Prefix
+from jaxprompt.types import Inputs, Late, Prefix
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,6 +172,7 @@ class Stack(nn.Module):
         prefix: Prefix | None = None,
         memory: Memory | None = None,
         keep_keys_values: bool = False,
+        late: Entrance | None = None,
     ):
         """Returns hidden states after the final norm, the updated cache, and all layers' (keys, values) or None.
 
@@ -178,25 +180,39 @@ class Stack(nn.Module):
           x_rse: from `enter`.
           given: what all layers are given alike.
           prefix, memory: of these each layer has a part of its own.
+          late: where late rows enter.
         """
-        num_layers = self.block.num_layers
+        num_layers, apart = self.block.num_layers, given.at is not None
         if prefix is not None:
             prefix = prefix.cast(self.dtype)
 
-        def step(block, carry, prefix_kv, layer):
-            x_rse, cache = carry
-            read = None if memory is None else (memory.keys[layer], memory.values[layer])
-            x_rse, keys_values, cache = block(
-                x_rse,
-                given.replace(
-                    prefix=prefix_kv, cache=cache, memory=read, layer=layer, is_last=is_last(layer, num_layers)
-                ),
-            )
-            return (constrain_rows(x_rse, self.mesh), cache), keys_values if keep_keys_values else None
+        def run(carry, given, within):
+            def step(block, carry, prefix_kv, layer):
+                x_rse, cache = carry
+                read = None if memory is None else (memory.keys[layer], memory.values[layer])
+                x_rse, keys_values, cache = block(
+                    x_rse,
+                    given.replace(
+                        prefix=prefix_kv, cache=cache, memory=read, layer=layer, is_last=is_last(layer, num_layers)
+                    ),
+                )
+                return (constrain_rows(x_rse, self.mesh), cache), keys_values if keep_keys_values else None
 
-        carry, apart = (constrain_rows(x_rse, self.mesh), given.cache), given.at is not None
-        (x_rse, cache), kept = run_layers(self.layers, step, carry, prefix, num_layers, self.remat, apart)
+            return run_layers(self.layers, step, carry, prefix, num_layers, self.remat, apart, within)
+
+        carry = constrain_rows(x_rse, self.mesh), given.cache
+        (x_rse, cache), kept = run_with(run, carry, given, late, num_layers)
         return self.final_norm(x_rse) if self.config.final_norm else x_rse, cache, kept
+
+    def late(self, soft, inputs: Inputs, given: LayerInputs) -> Entrance | None:
+        """Where late rows enter that stand in `inputs`, behind what the cache holds."""
+        cache = given.cache
+
+        def below(slots):
+            places = None if cache is None else cache.slots(inputs.ids.shape[1])
+            return given.replace(view=hiding(given.view, slots if cache is None else cache.late, None, places))
+
+        return entrance(soft, inputs.ids, self.config.vocab_size, below)
 
 
 class Seq2Seq(nn.Module):
@@ -235,8 +251,8 @@ class Seq2Seq(nn.Module):
     def source_hidden(self, source: Inputs, soft=None, prefix: Prefix | None = None) -> Float[Array, "rows seq embed"]:
         """The encoder's hidden states."""
         given = LayerInputs(self.encoder.view(source, prefix))
-        words = embed_inputs(self.embed, source, soft, self.word)
-        return self.encoder(self.encoder.enter(words, source), given, prefix)[0]
+        words, late = embed_inputs(self.embed, source, soft, self.word), self.encoder.late(soft, source, given)
+        return self.encoder(self.encoder.enter(words, source), given, prefix, late=late)[0]
 
     @as_asked
     def read(self, source: Inputs, soft=None, prefix: Prefix | None = None) -> Memory:
@@ -250,7 +266,8 @@ class Seq2Seq(nn.Module):
     ) -> Float[Array, "rows seq embed"]:
         """The decoder's hidden states of packed rows, or at the positions `at`; `prefix` is the decoder's."""
         given = LayerInputs(self.decoder.view(inputs, prefix), memory_view=_source_view(inputs, memory), at=at)
-        return self.decoder(self.decoder.enter(self.embed(inputs.ids, soft), inputs), given, prefix, memory)[0]
+        x_rse = self.decoder.enter(self.embed(inputs.ids, soft), inputs)
+        return self.decoder(x_rse, given, prefix, memory, late=self.decoder.late(soft, inputs, given))[0]
 
     @as_asked
     def decode(
@@ -264,8 +281,11 @@ class Seq2Seq(nn.Module):
         slots, keys_at, view = cache.slots(seq), jnp.arange(cache.keys.shape[2])[None], cache.view(seq)
         view = owned(view, inputs.owners, None if prefix is None else prefix.owners)
         view = self.decoder.biased(view, slots, keys_at, start + slots, prefix)
+        if isinstance(soft, Late):
+            cache = cache.mark(inputs.ids >= self.config.vocab_size)
         given = LayerInputs(view, cache=cache, memory_view=_source_view(inputs, memory))
-        x_rse, cache, _ = self.decoder(self.decoder.enter(self.embed(inputs.ids, soft), inputs), given, prefix, memory)
+        late, x_rse = self.decoder.late(soft, inputs, given), self.decoder.enter(self.embed(inputs.ids, soft), inputs)
+        x_rse, cache, _ = self.decoder(x_rse, given, prefix, memory, late=late)
         return x_rse, cache.advance(inputs)
 
     @as_asked

@@ -96,6 +96,7 @@ def run_layers(
     num_layers: int,
     remat: str,
     ends_apart: bool = False,
+    within: range | None = None,
 ) -> tuple[Any, Any]:
     """Runs `step(block, carry, (prefix keys, prefix values), layer) -> (carry, output)` over the layers.
 
@@ -111,6 +112,7 @@ def run_layers(
       prefix: `Prefix` or None, one slice of keys and values per layer.
       num_layers: at least 1.
       remat: a key of `REMAT_POLICIES`.
+      within: the layers that are run; None: all.
 
     Returns:
       The last carry, and the outputs stacked.
@@ -150,9 +152,11 @@ def run_layers(
         looped = jax.checkpoint(partial(one, start=start), policy=REMAT_POLICIES[remat], prevent_cse=False)
         return jax.lax.scan(looped, carry, jnp.arange(start, stop))
 
+    within = range(num_layers) if within is None else within
     cuts = {0, num_layers} | entering | ({1, num_layers - 1} if ends_apart else set())
+    cuts = range(num_layers + 1) if unrolled else cuts | {within.start, within.stop}
     outputs = []
-    for start, stop in itertools.pairwise(range(num_layers + 1) if unrolled else sorted(cuts)):
+    for start, stop in itertools.pairwise(sorted(cut for cut in cuts if within.start <= cut <= within.stop)):
         single = stop - start == 1 and (unrolled or ends_apart)
         carry, out = alone(carry, start) if single else loop(carry, start, stop)
         outputs.append(out)

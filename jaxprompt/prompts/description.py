@@ -33,6 +33,7 @@ class _Description(_Section):
     tokenizer: str | None = None
     max_length: int | None = Field(None, gt=0, lt=2**31)
     prefix_start: int = Field(0, ge=0, lt=2**31)
+    soft_layer: int | None = Field(None, gt=0, lt=2**31)
 
 
 def check_description(info: Any) -> None:

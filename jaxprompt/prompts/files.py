@@ -35,6 +35,11 @@ def save_prompt(prompt: Prompt, path: str | Path) -> Path:
         if prompt.arrays.keys() != {"soft"}:
             held = ", ".join(prompt.arrays) or "nothing"
             raise InputError(f"the prompt holds {held}, no single array: save it as .safetensors, not {path.name}")
+        if prompt.soft_layer is not None:
+            raise InputError(
+                f"the prompt's rows enter ahead of layer {prompt.soft_layer}, which an array cannot say: save it as "
+                f".safetensors, not {path.name}"
+            )
         buffer = io.BytesIO()
         np.save(buffer, np.asarray(prompt.soft, np.float32))
         data = buffer.getvalue()
@@ -46,6 +51,8 @@ def save_prompt(prompt: Prompt, path: str | Path) -> Path:
             for name, array in of.items()
         }
         meta = {**prompt.info, "prefix_start": prompt.prefix.length if prompt.prefix is not None else 0}
+        if prompt.soft_layer is not None:
+            meta["soft_layer"] = prompt.soft_layer
         data = save(arrays, metadata={"jaxprompt": json.dumps(meta, ensure_ascii=False)})
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,8 +146,8 @@ def _read_safetensors(path: Path) -> Prompt:
             if part not in parts:
                 raise ValueError(f"it has the unknown part {shown(name)}")
             parts[part][key] = _float32(file.get_tensor(name))
-    start = info.pop("prefix_start", 0)
-    return Prompt(from_arrays(parts["prompt"], start), parts["head"], info)
+    start, layer = info.pop("prefix_start", 0), info.pop("soft_layer", None)
+    return Prompt(from_arrays(parts["prompt"], start, layer), parts["head"], info)
 
 
 def _float32(array: np.ndarray) -> np.ndarray:

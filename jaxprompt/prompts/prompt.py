@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxprompt.errors import InputError
 from jaxprompt.models.adapted import check_deltas
-from jaxprompt.models.gated import check_gated
+from jaxprompt.models.fits import check_gated, check_late
 from jaxprompt.prompts.description import check_description
 from jaxprompt.types import Conditioning, Delta, Gated, Generator, Prefix
 
@@ -69,6 +69,11 @@ class Prompt:
     def soft(self) -> np.ndarray | None:
         """The soft prompt `[prompt, embed]`, if there is one."""
         return self.conditioning.soft
+
+    @property
+    def soft_layer(self) -> int | None:
+        """The layer ahead of which the soft rows enter; None: as the words do."""
+        return self.conditioning.soft_layer
 
     @property
     def prefix(self) -> Prefix | None:
@@ -181,6 +186,7 @@ class Prompt:
             )
         check_deltas(self.deltas, backbone.params, backbone.ref)
         check_gated(self.gated, backbone.config, backbone.ref)
+        check_late(self.soft_layer, backbone.config, backbone.ref)
         self.check_origin(backbone)
 
     def check_origin(self, backbone) -> None:
@@ -221,8 +227,12 @@ def to_arrays(conditioning: Conditioning) -> dict[str, np.ndarray]:
     return found
 
 
-def from_arrays(arrays: dict[str, np.ndarray], start: int) -> Conditioning:
-    """The conditioning of arrays as `to_arrays` names them; `start` is the position at which the text starts.
+def from_arrays(arrays: dict[str, np.ndarray], start: int, soft_layer: int | None = None) -> Conditioning:
+    """The conditioning of arrays as `to_arrays` names them.
+
+    Args:
+      start: the position at which the text starts.
+      soft_layer: the layer ahead of which the soft rows enter; None: as the words do.
 
     Raises ValueError for a name that it does not know, or keys without values.
     """
@@ -253,4 +263,4 @@ def from_arrays(arrays: dict[str, np.ndarray], start: int) -> Conditioning:
             parts[name] = {path: made(**of) for path, of in by_path.items()}
     if arrays:
         raise ValueError(f"unknown arrays {', '.join(arrays)}")
-    return Conditioning(**parts)
+    return Conditioning(**parts, soft_layer=soft_layer)

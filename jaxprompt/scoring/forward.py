@@ -81,7 +81,7 @@ class Forward:
             inputs = inputs.replace(positions=inputs.positions + conditioning.prefix.starts(inputs.owners))
         memory = ahead = None
         if batch.source is not None and backbone.seq2seq:
-            memory = backbone.read(params, source, soft=conditioning.soft, prefix=conditioning.source_prefix)
+            memory = backbone.read(params, source, soft=conditioning.soft_rows, prefix=conditioning.source_prefix)
         elif batch.source is not None:
             # Text before the first soft token, which does not depend on what is learned: there is no way back through it.
             source = source.replace(positions=source.positions + len(self.hoisted))
@@ -93,7 +93,7 @@ class Forward:
         hidden = backbone.apply(
             params,
             inputs,
-            soft=conditioning.soft,
+            soft=conditioning.soft_rows,
             prefix=prefix,
             memory=memory,
             at=self.objective.at(batch),

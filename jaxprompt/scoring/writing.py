@@ -159,7 +159,7 @@ def write(
     for number, here in enumerate(_batches(contexts, search, batch_size)):
         own = [contexts.own[at] for at in here]
         ids, lengths = _padded(own, rows, room)
-        given = {"soft": conditioning.soft, "prefix": prefix, "source_prefix": conditioning.source_prefix}
+        given = {"soft": conditioning.soft_rows, "prefix": prefix, "source_prefix": conditioning.source_prefix}
         given["first"] = sum(token < backbone.vocab_size for token in contexts.shared)
         if contexts.sources is not None:
             source, real = _padded([contexts.sources[at] for at in here], rows, backbone.max_positions)
@@ -218,7 +218,7 @@ def _prefix(backbone, shared, conditioning: Conditioning) -> Prefix | None:
     if not shared:
         return conditioning.prefix
     prefill = compiler.jit(backbone.prefill)
-    return prefill(backbone.params, jnp.asarray(shared), soft=conditioning.soft, prefix=conditioning.prefix)
+    return prefill(backbone.params, jnp.asarray(shared), soft=conditioning.soft_rows, prefix=conditioning.prefix)
 
 
 def _text(backbone, context: Sequence[int], tokens: np.ndarray, search: Search) -> str:

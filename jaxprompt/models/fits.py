@@ -1,4 +1,4 @@
-"""Which attentions of a model can see rows behind a gate, and of what sizes."""
+"""Whether a model has a place for what a prompt holds for its layers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,3 +33,19 @@ def check_gated(gated: Mapping[str, Gated] | None, config: Any, ref: str) -> Non
                 f"{block.num_layers} layers of width {block.hidden_size} and {block.num_heads} heads: use the backbone it "
                 "was learned for"
             )
+
+
+def check_late(layer: int | None, config: Any, ref: str) -> None:
+    """Raises InputError where a model, called `ref`, has no place for soft rows ahead of a layer."""
+    if layer is None:
+        return
+    layers = min(block.num_layers for block in attentions(config).values())
+    if layer >= layers:
+        raise InputError(
+            f"soft rows enter ahead of layer {layer}, {ref!r} has {layers} layers from 0 on: lower method.layer"
+        )
+    if config.soft_size != config.hidden_size:
+        raise InputError(
+            f"soft rows enter ahead of layer {layer}, where hidden states of {ref!r} are {config.hidden_size} wide and not "
+            f"{config.soft_size} as words are: choose another method than late"
+        )
