@@ -66,10 +66,8 @@ def _adapted(params, changes, parent=""):
             found[name] = _changed(params[name], change, parent) if isinstance(change, Delta) else change
         elif name == "layers" and "0" in params[name]:
             # Layers with arrays of their own: each gets its part.
-            count = len(params[name])
-            found[name] = {
-                number: _adapted(layer, _of_layer(inside, int(number), count)) for number, layer in params[name].items()
-            }
+            of = _by_layer(inside, len(params[name]))
+            found[name] = {number: _adapted(layer, of[int(number)]) for number, layer in params[name].items()}
         else:
             found[name] = _adapted(params[name], inside, name)
     return found
@@ -105,14 +103,16 @@ def _leaves(params: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
     return found
 
 
-def _of_layer(changes, layer: int, num_layers: int):
-    """What there is of a layer."""
-    found = {}
+def _by_layer(changes, num_layers: int) -> list[dict]:
+    """What there is of each layer."""
+    found: list[dict] = [{} for _ in range(num_layers)]
     for path, change in changes.items():
-        if not isinstance(change, LastLayers):
-            found[path] = jax.tree.map(lambda x: x[layer], change)
-        elif layer >= change.first(num_layers):
-            found[path] = change.of(layer, num_layers)
+        whole, first = (change.parts, change.first(num_layers)) if isinstance(change, LastLayers) else (change, 0)
+        leaves, structure = jax.tree.flatten(whole)
+        # All at once: on the way back a layer taken by itself would have a gradient as large as the stack.
+        layers = zip(*(jax.lax.split(jnp.asarray(leaf), (1,) * len(leaf)) for leaf in leaves), strict=True)
+        for layer, parts in enumerate(layers, first):
+            found[layer][path] = structure.unflatten([jnp.squeeze(part, 0) for part in parts])
     return found
 
 

@@ -3,6 +3,7 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,9 +13,11 @@ from jaxprompt.config import load_config
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import build
 from jaxprompt.inference.predict import predict_run
+from jaxprompt.methods import Start
 from jaxprompt.methods.full import Full
-from jaxprompt.models.adapted import learnable
+from jaxprompt.models.adapted import adapted, learnable
 from jaxprompt.training.memory import state_cost
+from jaxprompt.types import Inputs
 from tests.conftest import GOLDEN
 from tests.methods.test_contract import config
 
@@ -48,6 +51,30 @@ def test_the_cost_counts_what_is_learned_its_gradient_and_the_optimizer(stories)
     assert re.findall(r"[0-9.]+ GB", said) == ["0.004 GB", "0.004 GB", "0.008 GB", "0.008 GB"]
     small = {"prompt": {"soft": jax.ShapeDtypeStruct((20, 1000), np.float32)}}
     assert state_cost(small, optax.adamw(0.1), params, np.float16) is None
+
+
+def gradient_of(backbone):
+    """The gradient of something of the logits with respect to what is added to every parameter, and its program."""
+    ids = jnp.arange(12).reshape(2, 6)
+    inputs = Inputs(ids, jnp.broadcast_to(jnp.arange(6), ids.shape), jnp.ones_like(ids))
+
+    def loss(trainable, params):
+        changed = adapted(params, method.apply(trainable))
+        return jnp.square(backbone.head(changed, backbone.apply(changed, inputs))).mean()
+
+    method = Full.build(Full.Options(), 0, backbone)
+    trainable = method.init(jax.random.key(0), Start(backbone))
+    lowered = jax.jit(jax.grad(loss)).lower(trainable, backbone.params)
+    return lowered.compile()(trainable, backbone.params), lowered.as_text()
+
+
+def test_layers_that_stand_apart_have_the_same_gradient_which_is_put_together_once():
+    stacked, _ = gradient_of(jaxprompt.load_backbone(GOLDEN / "llama-untied"))
+    apart, text = gradient_of(jaxprompt.load_backbone(GOLDEN / "llama-untied", unroll=True))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), stacked, apart)
+    # Not once for each layer, as large as the stack.
+    assert "-> tensor<3x36x24xf32>" in text
+    assert not re.search(r"stablehlo\.pad .*-> tensor<3x36x24xf32>", text)
 
 
 def test_only_some_and_never_what_is_kept_in_few_bits(stories):
