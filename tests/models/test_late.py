@@ -118,6 +118,13 @@ def test_either_side_of_an_encoder_decoder_has_slots_of_its_own(name):
         )
         wanted.append(plainly(backbone, ids, rows, layer, "decoder", Memory(*own, memory.segments)))
     np.testing.assert_allclose(found[:7], np.concatenate(wanted), rtol=1e-4, atol=5e-5)
+    # Piece by piece, the slot in the first.
+    cache, pieces, decode = backbone.empty_cache(1, 4), [], jitted(backbone, "decode")
+    own = Memory(memory.keys[:, :, 5:8], memory.values[:, :, 5:8], jnp.ones((1, 3), int))
+    for start, stop in ((0, 3), (3, 4)):
+        hidden, cache = decode(inputs_of(answers[1][start:stop], range(start, stop)), cache, late, memory=own)
+        pieces.append(hidden[0])
+    np.testing.assert_allclose(jnp.concatenate(pieces), wanted[1], rtol=1e-4, atol=5e-5)
 
 
 @pytest.mark.parametrize("name", ["gpt2", pytest.param("gemma3", marks=SLOW)])
