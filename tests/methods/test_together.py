@@ -62,6 +62,7 @@ def test_each_group_has_a_rate_of_its_own(stories, rows, tmp_path, quiet):
         (["soft", "p_tuning"], "method.parts has soft and p_tuning, which would fill the same soft slots: keep one"),
         (["soft", "lora", "lora"], "method.parts has 'lora' twice: leave one out"),
         (["soft", "prefix", "projected_prefix"], "has prefix and projected_prefix, which both give a prefix: keep one"),
+        (["soft", "norms", "full"], "has norms and full, which both change final_norm/weight by shift: keep one"),
         (["soft"], "method.parts"),
         (["soft", "lorra"], "method.parts"),
         (["soft", {"name": "lora", "rnk": 3}], "rnk"),
