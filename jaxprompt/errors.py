@@ -16,6 +16,10 @@ class InputError(ValueError):
     """
 
 
+class NotFinite(InputError):
+    """Numbers that are NaN or infinite: one of several learners can be given up for them, and the others go on."""
+
+
 def did_you_mean(value: str, options: Iterable[str]) -> str:
     """Returns ` (did you mean 'x'?)` for the nearest option, or the list of options when none is near."""
     options = [str(option) for option in options]
@@ -47,10 +51,10 @@ def within_memory(remedy: str) -> Iterator[None]:
         raise InputError(f"not enough device memory ({found}): {remedy}") from error
 
 
-def not_finite(what: str, dtype: Any) -> InputError:
+def not_finite(what: str, dtype: Any) -> NotFinite:
     """What to say of `what` a model of this type scored: NaN, or infinities."""
     if np.dtype(dtype) == np.float16:
         why = "the model overflows float16: set dtype to bfloat16"
     else:
         why = "the model's weights or the prompt lead there: check the weights, or learn the prompt again"
-    return InputError(f"the scores of {what} are not finite: {why}")
+    return NotFinite(f"the scores of {what} are not finite: {why}")

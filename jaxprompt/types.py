@@ -202,6 +202,8 @@ class Batch(struct.PyTreeNode):
         same row and the same segment number in both. Of a decoder, what stands before its first soft token, where that
         is computed by itself.
       ahead: keys and values of a decoder's `source`, where they were computed before.
+      lead: ids that stand before all rows, computed once, behind `Forward.hoisted`: -1 at the end is nothing. Of
+        populations with prompts of several lengths alone; and `keys`: how many keys of a learned prefix there are.
     """
 
     inputs: Inputs
@@ -214,6 +216,13 @@ class Batch(struct.PyTreeNode):
     index: Int[Array, "rows slots"]
     source: Inputs | None = None
     ahead: tuple[Float[Array, "rows ahead layers kv_heads head_dim"], ...] | None = None
+    lead: Int[Array, " lead"] | None = None
+    keys: Int[Array, ""] | None = None
+
+
+def is_stacked(batch: Batch) -> bool:
+    """Whether a batch is several, one for each member of a population, by a leading axis of all its arrays."""
+    return batch.inputs.ids.ndim > 2
 
 
 class Ahead(struct.PyTreeNode):

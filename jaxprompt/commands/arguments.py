@@ -13,6 +13,24 @@ def add_overrides(parser: argparse.ArgumentParser, help: str = "config keys set 
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=help)
 
 
+def add_ensemble(parser: argparse.ArgumentParser) -> None:
+    """Further prompts that answer with a run's."""
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        default=[],
+        dest="prompts",
+        metavar="PATH",
+        help="a run or prompt file of the same backbone, template and labels that answers too; may be repeated (default: none)",
+    )
+    parser.add_argument(
+        "--ensemble",
+        choices=("mean", "vote"),
+        help="how several prompts answer: by mean probabilities or by majority (default: mean; of a population without "
+        "--prompt, all members answer if this is given, else the best)",
+    )
+
+
 def add_inputs(parser: argparse.ArgumentParser) -> None:
     """Texts, or a file of rows."""
     given = parser.add_mutually_exclusive_group(required=True)

@@ -1,8 +1,8 @@
 """`jaxprompt evaluate RUN`"""
 
-from jaxprompt.commands.arguments import MACHINE_HELP, add_overrides
+from jaxprompt.commands.arguments import MACHINE_HELP, add_ensemble, add_overrides
 
-HELP = "score a run's prompt on its validation data or another file"
+HELP = "score a run's prompt, or several together, on its validation data or another file"
 
 
 def add_arguments(parser) -> None:
@@ -11,13 +11,15 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--predictions", metavar="FILE", help="a line for each example (default: RUN/predictions.jsonl, without --data)"
     )
+    add_ensemble(parser)
     add_overrides(parser, MACHINE_HELP)
 
 
 def run(args) -> dict:
     from jaxprompt.inference.predict import evaluate_run
 
-    return evaluate_run(args.run_dir, args.data, overrides=args.overrides, predictions=args.predictions)
+    how = {"overrides": args.overrides, "prompts": args.prompts, "ensemble": args.ensemble}
+    return evaluate_run(args.run_dir, args.data, predictions=args.predictions, **how)
 
 
 def lines(summary: dict) -> list[str]:

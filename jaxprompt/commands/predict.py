@@ -2,21 +2,23 @@
 
 from collections.abc import Iterator
 
-from jaxprompt.commands.arguments import MACHINE_HELP, add_inputs, add_overrides, texts_of
+from jaxprompt.commands.arguments import MACHINE_HELP, add_ensemble, add_inputs, add_overrides, texts_of
 
-HELP = "answer with a run's prompt"
+HELP = "answer with a run's prompt, or with several together"
 
 
 def add_arguments(parser) -> None:
     parser.add_argument("run_dir", metavar="RUN", help="folder of a finished run")
     add_inputs(parser)
+    add_ensemble(parser)
     add_overrides(parser, MACHINE_HELP)
 
 
 def run(args) -> dict:
     from jaxprompt.inference.predict import predict_run
 
-    return {"predictions": predict_run(args.run_dir, texts_of(args), overrides=args.overrides)}
+    how = {"overrides": args.overrides, "prompts": args.prompts, "ensemble": args.ensemble}
+    return {"predictions": predict_run(args.run_dir, texts_of(args), **how)}
 
 
 def lines(summary: dict) -> Iterator[str]:

@@ -72,6 +72,8 @@ def load_config(source: str | Path | Mapping | Config, overrides: Mapping[str, A
     for key, value in pairs:
         _assign(tree, key, value)
     tree = completed(tree)
+    if isinstance(tree.get("population"), Mapping):
+        tree["population"] = dict(_dotted(tree["population"]))
     _check_keys(tree)
     try:
         config = Config.model_validate(tree)
@@ -196,6 +198,15 @@ def _flatten(name: str, item: Any) -> Iterator[tuple[str, Any]]:
             yield from _flatten(f"{name}.{inner}", value)
     else:
         yield name, item
+
+
+def _dotted(tree: Mapping, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys with dots, and values, of nested mappings."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
 
 
 def _drop_unchosen(tree: dict, overrides: Mapping[str, Any]) -> None:

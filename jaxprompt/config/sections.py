@@ -260,6 +260,11 @@ class Config(Options):
     mesh: MeshConfig = MeshConfig()
     seed: Seed = Field(0, description="seed of the start, the order of the data and sampling; seeds sets them apart")
     seeds: SeedsConfig = SeedsConfig()
+    population: dict[str, list[Any]] = Field(
+        {},
+        description="learn several prompts at once, all combinations of the values of these keys: {seed: [0, 1], "
+        "optimizer.learning_rate: [0.1, 0.3]}",
+    )
     run_dir: str | None = Field(None, description="where the run is kept; unset: runs/NAME_OF_CONFIG")
 
     def seed_of(self, what: Literal["start", "data", "sampling"]) -> int:

@@ -30,7 +30,7 @@ from jaxprompt.machine.host import free_memory
 from jaxprompt.machine.sharding import row_shards
 from jaxprompt.metrics.classification import majority
 from jaxprompt.text.encoded import Encoded
-from jaxprompt.text.hoisting import drop_prefix, hoist_length, split_ahead
+from jaxprompt.text.hoisting import drop_prefix, hoist_length, shared_length, split_ahead
 from jaxprompt.text.labels import UNLABELLED
 from jaxprompt.text.templates import check_fields
 from jaxprompt.types import Batch
@@ -81,8 +81,12 @@ class TrainingData:
     truncated: dict[str, int]
 
     @classmethod
-    def load(cls, experiment: Experiment) -> "TrainingData":
-        """Reads and encodes the config's data files."""
+    def load(cls, experiment: Experiment, most: tuple[int, ...] | None = None) -> "TrainingData":
+        """Reads and encodes the config's data files.
+
+        Args:
+          most: ids of which no more are taken off as shared ones, where there are examples of other members.
+        """
         config = experiment.config
         if config.data.train is None and config.train.steps:
             raise InputError("data.train is not set: name a file, or set train.steps=0 to score without training")
@@ -94,7 +98,9 @@ class TrainingData:
         valid = encoded_validation(experiment, valid_rows) if valid_rows else []
         # Before the shared ids are taken off: they count too.
         fingerprint = _fingerprint(experiment, train, valid, "" if drawn is None else drawn.fingerprint)
-        most = None if drawn is None or drawn.fresh is None else drawn.fresh.shared_ids()
+        if drawn is not None and drawn.fresh is not None:
+            fresh = drawn.fresh.shared_ids()
+            most = fresh if most is None else most[: shared_length([fresh, most])]
         hoisted, (train, valid) = hoist(experiment, [train, valid], most)
         if drawn is None or drawn.fresh is None:
             train, valid = split(experiment, [train, valid], hoisted)
@@ -279,8 +285,7 @@ def hoist(
     length = hoist_length(experiment.encoder, examples)
     shared = tuple(int(i) for i in examples[0].ids[:length])
     if most is not None:
-        differ = (at for at, ids in enumerate(zip(shared, most, strict=False)) if ids[0] != ids[1])
-        length = next(differ, min(length, len(most)))
+        length = shared_length([shared, most])
     return shared[:length], [[drop_prefix(example, length) for example in part] for part in sets]
 
 

@@ -11,7 +11,7 @@ from jaxprompt.experiment.build import Experiment
 from jaxprompt.objectives import Objective
 from jaxprompt.text.encode import RowEncoder
 from jaxprompt.text.encoded import Encoded
-from jaxprompt.text.hoisting import drop_prefix
+from jaxprompt.text.hoisting import drop_prefix, shared_length
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,7 @@ class Fresh:
         if not self.encoders[0].causal:
             return ()
         heads = [encoder.layout.fixed_head(encoder.tokens) for encoder in self.encoders]
-        length = next(
-            (at for at, ids in enumerate(zip(*heads, strict=False)) if len(set(ids)) > 1), min(map(len, heads))
-        )
-        return tuple(heads[0][: max(length - 1, 0)])
+        return tuple(heads[0][: max(shared_length(heads) - 1, 0)])
 
 
 def augment_of(config: Config, encoder: RowEncoder) -> Augment | None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxprompt import config as configs
 from jaxprompt.config import USE_KEYS, Config, load_config
+from jaxprompt.config.population import MEMBERS, members_of
 from jaxprompt.data.sources import memory_reference, names_files
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import make_objective, soft_length, turns_of
@@ -45,13 +46,26 @@ def run_config(run_dir: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def read_run(run_dir: str | Path, overrides: Sequence[str] = ()) -> tuple[Config, Prompt]:
-    """The config of a run folder, as in `run_config`, and its best prompt.
+    """The config of a run folder, as in `run_config`, and its best prompt; of a population's, those of its best member.
 
     Raises InputError when the folder is no finished run, or the prompt is not of this config.
     """
-    config, prompt = run_config(run_dir, overrides), load_prompt(run_dir)
+    config = run_config(run_dir, overrides)
+    if config.population:
+        best = (finished(Path(run_dir)) or {}).get("best_member")
+        if not isinstance(best, str):
+            raise InputError(f"{str(run_dir)!r} is a population that is not finished: name one of its {MEMBERS}/")
+        return read_run(Path(run_dir) / MEMBERS / best, overrides)
+    prompt = load_prompt(run_dir)
     _check_prompt(prompt, config, run_dir)
     return config, prompt
+
+
+def member_folders(run_dir: str | Path) -> list[Path]:
+    """The run folders of a population's members that were not given up; of another run, its own."""
+    result = finished(Path(run_dir))
+    members = result.get("members") if isinstance(result, dict) else None
+    return [Path(run_dir) / MEMBERS / name for name in members] if members else [Path(run_dir)]
 
 
 def open_run(config: Config) -> Path:
@@ -117,7 +131,9 @@ def _check_contents(config: Config, run_dir: Path) -> None:
     read_records(run_dir / METRICS)
     if _is_there(run_dir / RESULT) and not _is_result((run_dir / RESULT).read_bytes()):
         raise InputError(f"{str(run_dir / RESULT)!r} is not the result of a run: {remedy}")
-    if _is_there(run_dir / FILE_NAME):
+    for name, member in members_of(config, run_dir).items() if config.population else ():
+        _check_contents(member, run_dir / MEMBERS / name)
+    if _is_there(run_dir / FILE_NAME) and not config.population:
         _check_prompt(load_prompt(run_dir), config, run_dir)
 
 

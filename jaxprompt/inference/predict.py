@@ -7,24 +7,26 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprompt.backbone import Backbone, load_backbone
 from jaxprompt.config import Config
 from jaxprompt.data.select import selected
 from jaxprompt.data.sources import Source
 from jaxprompt.data.sources.base import ListSource
-from jaxprompt.errors import InputError, within_memory
+from jaxprompt.errors import InputError, did_you_mean, within_memory
 from jaxprompt.experiment.build import Experiment, build, configured_backbone
 from jaxprompt.experiment.data import encoded_validation, evaluation_data, hoist
 from jaxprompt.experiment.figures import figures_of
 from jaxprompt.experiment.final import PREDICTIONS, judged
 from jaxprompt.experiment.rows import validation_rows
-from jaxprompt.experiment.run_folder import is_run, read_run
+from jaxprompt.experiment.run_folder import is_run, member_folders, read_run
 from jaxprompt.inference.generate import generate, naming_source, rows_of
 from jaxprompt.machine.sharding import row_sharding
 from jaxprompt.objectives import OBJECTIVES
-from jaxprompt.prompts import Prompt
-from jaxprompt.scoring.evaluate import Evaluation, evaluate, make_eval_step, refusal
+from jaxprompt.prompts import Prompt, load_prompt
+from jaxprompt.scoring.ensemble import HOW, combined
+from jaxprompt.scoring.evaluate import Evaluation, evaluate, evaluate_each, make_eval_step, refusal
 from jaxprompt.text.encoded import Encoded
 from jaxprompt.text.values import text_value
 
@@ -59,20 +61,24 @@ def _to_write(config: Config) -> Config:
 
 def score(experiment: Experiment, prompt: Prompt, examples: list[Encoded]) -> Evaluation:
     """Scores encoded examples under a prompt, in their order; raises InputError for scores that are not finite."""
+    return score_each(experiment, [prompt], examples)[0]
+
+
+def score_each(experiment: Experiment, prompts: Sequence[Prompt], examples: list[Encoded]) -> list[Evaluation]:
+    """As `score`, under prompts of the same shapes: one program, to which the rows go once."""
     hoisted, (examples,) = hoist(experiment, [examples])
-    step = make_eval_step(experiment.forward(hoisted))
+    step = make_eval_step(experiment.forward(hoisted), prompts=len(prompts) > 1)
     data = evaluation_data(experiment, examples)
-    conditioning, head = jax.tree.map(jnp.asarray, (prompt.conditioning, prompt.head))
+    parts = [(prompt.conditioning, prompt.head) for prompt in prompts]
+    conditioning, head = jax.tree.map(lambda *arrays: jnp.stack(arrays) if len(arrays) > 1 else arrays[0], *parts)
+    step = partial(step, *jax.tree.map(jnp.asarray, (conditioning, head)))
     sharding = row_sharding(experiment.backbone.mesh)
+    given = data.batches(), lambda batch: jax.device_put(batch, sharding), data.size
     with within_memory("set mesh.fsdp or mesh.tensor, or use a machine with more"):
-        found = evaluate(
-            partial(step, conditioning, head),
-            data.batches(),
-            lambda batch: jax.device_put(batch, sharding),
-            data.size,
-        )
-    if found.not_finite:
-        raise refusal(found, experiment.backbone.dtype)
+        found = evaluate_each(step, *given, len(prompts)) if len(prompts) > 1 else [evaluate(step, *given)]
+    for one in found:
+        if one.not_finite:
+            raise refusal(one, experiment.backbone.dtype)
     return found
 
 
@@ -82,10 +88,13 @@ def evaluate_run(
     backbone: Backbone | None = None,
     overrides: Sequence[str] = (),
     predictions: str | Path | None = None,
+    prompts: Sequence[str | Path] = (),
+    ensemble: str | None = None,
 ) -> dict:
     """Figures of a run's prompt on its validation data, or on the labelled rows of `data`; more as in `load_run`.
 
     Args:
+      prompts, ensemble: as in `predict_run`.
       predictions: where a line for each example is written; default: in the run's folder, if the data is its own.
 
     Returns:
@@ -100,11 +109,17 @@ def evaluate_run(
         used = config.data.model_copy(update={"validation": data, "validation_rows": None, "holdout": None})
         experiment = dataclasses.replace(experiment, config=config.model_copy(update={"data": used}))
     rows = validation_rows(experiment.config)
-    found = score(experiment, prompt, encoded_validation(experiment, rows))
-    if predictions is None and data is None:
+    several = ensemble_of(run_dir, experiment, prompt, prompts, ensemble)
+    each = score_each(experiment, several, encoded_validation(experiment, rows))
+    found = combined(each, ensemble or HOW[0]) if len(several) > 1 else each[0]
+    if predictions is None and data is None and len(several) == 1:
         predictions = Path(run_dir) / PREDICTIONS
     conditioning = jax.tree.map(jnp.asarray, prompt.conditioning)
-    return judged(experiment, figures, found, conditioning, rows, None if predictions is None else Path(predictions))
+    summary = judged(experiment, figures, found, conditioning, rows, None if predictions is None else Path(predictions))
+    if len(several) > 1:
+        alone = [one.metrics(figures.outputs)[figures.first] for one in each]
+        summary["ensemble"] = {"how": ensemble or HOW[0], "prompts": len(several), figures.first: alone}
+    return summary
 
 
 def predict_run(
@@ -112,22 +127,60 @@ def predict_run(
     texts: Sequence[str | dict],
     backbone: Backbone | None = None,
     overrides: Sequence[str] = (),
+    prompts: Sequence[str | Path] = (),
+    ensemble: str | None = None,
 ) -> list[dict]:
-    """Answers of a run's prompt.
+    """Answers of a run's prompt, or of an ensemble.
 
     Args:
       backbone, overrides: as in `load_run`.
       texts: rows with the template's fields, or plain texts for its only field.
+      prompts: run folders or prompt files that answer together with the run's: of the same backbone, template and labels.
+      ensemble: how: "mean" of the probabilities, or by majority "vote"; default: by the mean, where there are `prompts`. Of a
+        population's folder without `prompts`, all members answer together.
 
     Returns:
       One dict per text: `input`, `prediction` (a label, a number, or the written text) and, for labels, `probability`.
     """
     experiment, prompt = load_run(run_dir, backbone, overrides)
-    return predict(experiment, prompt, texts)
+    return predict(experiment, ensemble_of(run_dir, experiment, prompt, prompts, ensemble), texts, ensemble)
 
 
-def predict(experiment: Experiment, prompt: Prompt, texts: Sequence[str | dict]) -> list[dict]:
+def ensemble_of(
+    run_dir: str | Path, experiment: Experiment, prompt: Prompt, prompts: Sequence[str | Path], ensemble: str | None
+) -> list[Prompt]:
+    """The prompts that answer together: a run's own, and others; arguments as in `predict_run`.
+
+    Raises InputError for one that answers another question, or is of another shape.
+    """
+    if ensemble is not None and ensemble not in HOW:
+        raise InputError(f"ensemble {ensemble!r}{did_you_mean(ensemble, HOW)}")
+    found = {str(run_dir): prompt}
+    if prompts:
+        found |= {str(path): load_prompt(path) for path in prompts}
+    elif ensemble is not None:
+        found = {str(folder): load_prompt(folder) for folder in member_folders(run_dir)}
+    if len(found) == 1 and ensemble is not None:
+        raise InputError(f"an ensemble of one prompt, that of {str(run_dir)!r}: name others with --prompt")
+    if len(found) > 1 and experiment.objective.writes:
+        raise InputError(f"an ensemble is of answers, and run {str(run_dir)!r} writes text: use one prompt")
+    shapes = {name: np.shape(array) for name, array in prompt.arrays.items()}
+    for name, other in found.items():
+        other.check(experiment.backbone)
+        for key in ("template", "labels", "objective", "chat"):
+            if other.info.get(key) != prompt.info.get(key):
+                raise InputError(f"prompt {name!r} has another {key} than run {str(run_dir)!r}: leave it out")
+        here = {array: np.shape(value) for array, value in other.arrays.items()}
+        if here != shapes or (other.prefix and other.prefix.length) != (prompt.prefix and prompt.prefix.length):
+            raise InputError(f"prompt {name!r} holds {here}, that of run {str(run_dir)!r} {shapes}: leave it out")
+    return list(found.values())
+
+
+def predict(
+    experiment: Experiment, prompt: Prompt | Sequence[Prompt], texts: Sequence[str | dict], ensemble: str | None = None
+) -> list[dict]:
     """As `predict_run`, for parts that are loaded already."""
+    prompts = [prompt] if isinstance(prompt, Prompt) else list(prompt)
     fields = experiment.encoder.template.fields
     with naming_source(texts):
         if isinstance(texts, Source):
@@ -139,9 +192,10 @@ def predict(experiment: Experiment, prompt: Prompt, texts: Sequence[str | dict])
         ]
         examples = [] if experiment.objective.writes else experiment.encode(rows, labelled=False)
     if experiment.objective.writes:
-        written = generate(experiment.backbone, texts if isinstance(texts, Source) else rows, prompt)
+        written = generate(experiment.backbone, texts if isinstance(texts, Source) else rows, prompts[0])
         return [{"input": i, "prediction": w.strip()} for i, w in zip(shown, written, strict=True)]
-    found = score(experiment, prompt, examples)
+    each = score_each(experiment, prompts, examples)
+    found = combined(each, ensemble or HOW[0]) if len(each) > 1 else each[0]
     answers = experiment.objective.present(found.outputs)
     shown_of = experiment.objective.shown
     return [{"input": text, **shown_of(row, answer)} for text, row, answer in zip(shown, rows, answers, strict=True)]

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxprompt.errors import InputError
+from jaxprompt.types import Batch, is_stacked
 
 MESH_AXES = ("data", "fsdp", "tensor")
 # Rows are split over both axes that do not split the computation of one row.
@@ -63,6 +64,17 @@ def row_sharding(mesh: Mesh) -> NamedSharding:
 def row_shards(mesh: Mesh) -> int:
     """Returns into how many parts `row_sharding` splits the rows."""
     return int(np.prod([mesh.shape[axis] for axis in ROW_AXES]))
+
+
+def batch_shardings(mesh: Mesh, batch: Batch | list[Batch]) -> Any:
+    """Where the arrays of a batch, or of its parts, lie: rows split, those of each member of a population likewise."""
+    if isinstance(batch, list):
+        return [batch_shardings(mesh, part) for part in batch]
+    if not is_stacked(batch):
+        return jax.tree.map(lambda _: row_sharding(mesh), batch)
+    rows, whole = NamedSharding(mesh, PartitionSpec(None, ROW_AXES)), replicated(mesh)
+    shardings = jax.tree.map(lambda _: rows, batch)
+    return shardings.replace(**{name: whole for name in ("lead", "keys") if getattr(batch, name) is not None})
 
 
 def constrain_rows(x: jax.Array, mesh: Mesh | None) -> jax.Array:

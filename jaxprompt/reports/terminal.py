@@ -76,11 +76,32 @@ class Reporter:
                 table.add_row(label, *map(str, row))
             self._print(table)
 
+    def members(self, summary: dict, first: str) -> None:
+        """Shows what the members of a population came to, the best of which is marked.
+
+        Args:
+          first: the figure that chooses.
+        """
+        names = [name for name in dict.fromkeys((first, "loss", "train_loss", "best_step")) if name in summary]
+        table = Table("member", *names, box=None, header_style="")
+        for member, result in summary["members"].items():
+            mark = " (best)" if member == summary["best_member"] else ""
+            table.add_row(f"{member}{mark}", *(_shown(result[name]) for name in names))
+        for kind in ("mean", "std"):
+            table.add_row(kind, *(_shown(summary[kind].get(name)) for name in names))
+        for member, reason in summary.get("failed", {}).items():
+            table.add_row(f"{member} (given up)", reason)
+        self._print(table)
+
     def stop(self) -> None:
         """Ends the bar."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def _shown(value: object) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def figures(metrics: dict) -> str:

@@ -12,7 +12,7 @@ from jaxprompt.machine import compiler
 from jaxprompt.machine.ahead import Ahead
 from jaxprompt.metrics import Metric
 from jaxprompt.scoring.forward import Forward
-from jaxprompt.types import Batch, Conditioning, Scores
+from jaxprompt.types import Batch, Conditioning, Scores, is_stacked
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,35 @@ def evaluate(eval_step: Callable[[Batch], Scores], batches: Iterable[Batch], pla
       place: puts a batch of numpy arrays on the devices.
       size: number of examples in all; slots name theirs by `Batch.index`.
     """
-    outputs: dict[str, np.ndarray] = {}
-    answers: dict[str, np.ndarray] = {}
+    return _evaluate(eval_step, batches, place, size, None)[0]
+
+
+def evaluate_each(
+    eval_step: Callable[[Batch], Scores], batches: Iterable[Batch], place: Callable, size: int, prompts: int
+) -> list[Evaluation]:
+    """As `evaluate`, of several prompts at once.
+
+    Args:
+      eval_step: scores one batch under each prompt, by a leading axis of what it gives.
+      batches: the same for all prompts, or stacked: one for each.
+    """
+    return _evaluate(eval_step, batches, place, size, prompts)
+
+
+def _evaluate(eval_step, batches, place, size, prompts: int | None) -> list[Evaluation]:
+    found: list[tuple[dict, dict]] = [({}, {}) for _ in range(prompts or 1)]
 
     def collect(batch: Batch, scores: Scores) -> None:
-        used = batch.index >= 0
-        order = batch.index[used]
-        for found, parts in ((outputs, jax.device_get(scores.outputs)), (answers, batch.answers)):
-            for name, value in parts.items():
-                values = np.asarray(value)[used]
-                found.setdefault(name, np.zeros((size, *values.shape[1:]), values.dtype))[order] = values
+        outputs = jax.device_get(scores.outputs)
+        for number, parts in enumerate(found):
+            own = jax.tree.map(lambda x, at=number: x[at], batch) if is_stacked(batch) else batch
+            used = own.index >= 0
+            order = own.index[used]
+            here = outputs if prompts is None else {name: value[number] for name, value in outputs.items()}
+            for kept, new in zip(parts, (here, own.answers), strict=True):
+                for name, value in new.items():
+                    values = np.asarray(value)[used]
+                    kept.setdefault(name, np.zeros((size, *values.shape[1:]), values.dtype))[order] = values
 
     # One batch behind, so that the next is packed and begun while the device is at work.
     begun = None
@@ -96,18 +115,29 @@ def evaluate(eval_step: Callable[[Batch], Scores], batches: Iterable[Batch], pla
         begun = batch, scores
     if begun is not None:
         collect(*begun)
-    return Evaluation(outputs, answers)
+    return [Evaluation(*parts) for parts in found]
 
 
-def make_eval_step(forward: Forward, frozen: dict | None = None) -> Callable[[Conditioning, dict, Batch], Scores]:
+def make_eval_step(
+    forward: Forward, frozen: dict | None = None, prompts: bool = False
+) -> Callable[[Conditioning, dict, Batch], Scores]:
     """Returns `evaluate(conditioning, head, batch) -> Scores`, compiled.
 
     The frozen parameters, and `.ahead` of what is returned, are as in `make_train_step`.
+
+    Args:
+      prompts: conditionings and heads are several, stacked, and so is what is returned; a batch is one for all, or
+        stacked too.
     """
     frozen = forward.frozen() if frozen is None else frozen
 
     def eval_step(frozen, conditioning, head, batch):
-        return forward(conditioning, head, frozen, batch)
+        def one(conditioning, head, batch):
+            return forward(conditioning, head, frozen, batch)
+
+        if not prompts:
+            return one(conditioning, head, batch)
+        return jax.vmap(one, in_axes=(0, 0, 0 if is_stacked(batch) else None))(conditioning, head, batch)
 
     ahead = Ahead(compiler.jit(eval_step))
 

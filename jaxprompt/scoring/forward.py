@@ -13,7 +13,7 @@ from jaxprompt.models.numbered import numbered
 from jaxprompt.objectives import Objective, Vocabulary
 from jaxprompt.scoring.owners import in_one_row
 from jaxprompt.text.hoisting import split_constant
-from jaxprompt.types import Ahead, Batch, Conditioning, Inputs, Scores
+from jaxprompt.types import Ahead, Batch, Conditioning, Inputs, Scores, prefix_length
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,24 @@ class Forward:
         inputs, source = batch.inputs, batch.source
         if conditioning.change is not None:
             inputs, source = self._numbered(params, batch)
+        if batch.keys is not None:
+            conditioning = _of_length(conditioning, batch.keys)
+        if batch.keys is not None or batch.lead is not None:
+            inputs = inputs.replace(owners=jnp.zeros_like(inputs.ids))
+            source = None if source is None else source.replace(owners=jnp.zeros_like(source.ids))
         prefix, (_, shared) = frozen["hard_prefix"], self._hoisted(None)
         if conditioning.reaches_hard_text:
             # What was computed of the bare model is not what this one makes of it.
             prefix, (shared, _) = conditioning.prefix, self._hoisted(conditioning)
         if conditioning.prefix is not None:
-            inputs = inputs.replace(positions=inputs.positions + conditioning.prefix.starts(inputs.owners))
+            start = conditioning.prefix.starts(inputs.owners)
+            if conditioning.prefix.length and batch.keys is not None:
+                start = batch.keys
+            inputs = inputs.replace(positions=inputs.positions + start)
+        if batch.lead is not None:
+            shared = _leading(shared, batch.lead, prefix_length(prefix))
+            if prefix is not None:
+                prefix = prefix.replace(owners=jnp.zeros(prefix.keys.shape[1], jnp.int32))
         memory = ahead = None
         if batch.source is not None and backbone.seq2seq:
             memory = backbone.read(params, source, soft=conditioning.soft_rows, prefix=conditioning.source_prefix)
@@ -131,3 +143,21 @@ class Forward:
             return in_one_row(self.hoisted, lengths or (0,) * len(self.hoisted)), None
         hard, rest = zip(*(split_constant(ids, vocab_size) for ids in self.hoisted), strict=True)
         return in_one_row(hard, (0,) * len(hard)), in_one_row(rest, [len(ids) for ids in hard])
+
+
+def _of_length(conditioning: Conditioning, keys: jax.Array) -> Conditioning:
+    """A conditioning of whose prefix only the first so many keys are the rows' own, whose owner is 0."""
+
+    def cut(prefix):
+        if prefix is None:
+            return None
+        return prefix.replace(owners=jnp.where(jnp.arange(prefix.keys.shape[1]) < keys, 0, -1))
+
+    return conditioning.replace(prefix=cut(conditioning.prefix), source_prefix=cut(conditioning.source_prefix))
+
+
+def _leading(shared: jax.Array | None, lead: jax.Array, start: int) -> Inputs:
+    """One row of ids that lead to all rows, of which those of -1, at the end, are nobody's."""
+    ids = lead if shared is None else jnp.concatenate([shared, lead])
+    there, positions = (ids >= 0)[None], start + jnp.arange(ids.size)[None]
+    return Inputs(jnp.maximum(ids, 0)[None], positions, there.astype(jnp.int32), owners=jnp.where(there, 0, -1))

@@ -1,6 +1,7 @@
 """The leading part that every example of a causal template shares, computed once instead of in each example."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -17,6 +18,12 @@ def hoist_length(encoder: RowEncoder, examples: Sequence[Encoded]) -> int:
     masked model, whose soft tokens see the example.
     """
     return encoder.shared_head(context for example in examples for context in _contexts(example))
+
+
+def shared_length(parts: Sequence[Sequence[int]]) -> int:
+    """How many leading ids all of them have."""
+    together = itertools.takewhile(lambda ids: len(set(ids)) == 1, zip(*parts, strict=False))
+    return sum(1 for _ in together)
 
 
 def _contexts(example: Encoded) -> Iterator[Int32[np.ndarray, "context"]]:

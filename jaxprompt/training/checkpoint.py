@@ -24,16 +24,23 @@ def saved_step(folder: Path) -> int:
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
-class Record(pydantic.BaseModel, strict=True):
-    """What a resumed run goes on from, beside the state."""
+class Progress(pydantic.BaseModel, strict=True):
+    """How far one learner is; `failed`: why it was given up."""
 
-    backbone: str
-    data: str
     best: dict[str, Any] | None
     best_step: int | None
     evaluations_since_best: int
     train_loss: float | None
     stopped: bool
+    failed: str | None
+
+
+class Record(pydantic.BaseModel, strict=True):
+    """What a resumed run goes on from, beside the state: `members` are one, or those of a population."""
+
+    backbone: str
+    data: str
+    members: list[Progress]
 
 
 class Checkpoints:
@@ -65,7 +72,7 @@ class Checkpoints:
         tree = state.replace(rng=jax.random.key_data(state.rng))
         # The next step consumes the state's buffers, so what is written is a copy of them.
         tree = jax.tree.map(np.asarray, tree)
-        step = int(tree.step)
+        step = int(np.max(tree.step))
         args = ocp.args.Composite(state=ocp.args.StandardSave(_as_dict(tree)), record=ocp.args.JsonSave(record))
         with self._writing():
             if not self._folder.is_dir():  # it would be made again, in a run folder without a config

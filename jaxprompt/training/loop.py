@@ -1,11 +1,8 @@
 """The host loop: data in, steps, evaluations, checkpoints, the best prompt out."""
 
-import functools
-import json
-import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,26 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt import config as configs
-from jaxprompt.errors import InputError, within_memory
+from jaxprompt.errors import InputError, NotFinite, within_memory
 from jaxprompt.experiment.build import Experiment, build
 from jaxprompt.experiment.data import TrainingData
-from jaxprompt.experiment.figures import figures_of
-from jaxprompt.experiment.final import PREDICTIONS, judged
-from jaxprompt.experiment.run_folder import CACHE, CHECKPOINTS, CONFIG, METRICS, RESULT, dumped, finished, open_run
-from jaxprompt.experiment.writing import Inputs, write_for
+from jaxprompt.experiment.run_folder import CACHE, CHECKPOINTS, RESULT, open_run
 from jaxprompt.machine import compiler
-from jaxprompt.machine.ahead import shapes_on
+from jaxprompt.machine.ahead import shape_of, shapes_on
 from jaxprompt.machine.background import Background
-from jaxprompt.machine.files import whole_file, writing
-from jaxprompt.machine.sharding import replicated, row_sharding
+from jaxprompt.machine.sharding import batch_shardings, replicated
 from jaxprompt.methods import FROZEN, fold
-from jaxprompt.prompts import Prompt, load_prompt, save_prompt
-from jaxprompt.reports.records import Meter, MetricsFile
+from jaxprompt.prompts import Prompt
+from jaxprompt.reports.records import Meter
 from jaxprompt.reports.terminal import Reporter
-from jaxprompt.scoring.evaluate import Evaluation, evaluate, make_eval_step, refusal
+from jaxprompt.scoring.evaluate import Evaluation, evaluate, make_eval_step
 from jaxprompt.training.checkpoint import Checkpoints, saved_step
+from jaxprompt.training.member import Member, write_config
 from jaxprompt.training.memory import state_cost
 from jaxprompt.training.optim import make_optimizer
+from jaxprompt.training.population import Population
 from jaxprompt.training.step import TrainState, init_state, make_train_step
 
 TOO_LARGE = (
@@ -51,9 +46,10 @@ class Result:
     """What a run leaves.
 
     Attributes:
-      prompt: the best prompt by validation (`train.metric`); the last one without validation data.
+      prompt: the best prompt by validation (`train.metric`); the last one without validation data. Of a population, the
+        best member's.
       metrics: the best validation figures, and `step`, `best_step`, `train_loss`; with labels, `majority_accuracy`;
-        where examples lost text to fit, `truncated`.
+        where examples lost text to fit, `truncated`. Of a population, as in `Population.finish`.
       run_dir: folder with config.yaml, metrics.jsonl, prompt.safetensors, predictions.jsonl, result.json and checkpoints/.
     """
 
@@ -63,7 +59,7 @@ class Result:
 
 
 def train(config, *, backbone=None, reporter: Reporter | None = None, **overrides) -> Result:
-    """Learns a prompt; on an existing run folder of the same config, resumes it.
+    """Learns a prompt, or those of a population; on an existing run folder of the same config, resumes it.
 
     Args:
       config: a YAML file, a mapping or a `Config`.
@@ -79,9 +75,69 @@ def train(config, *, backbone=None, reporter: Reporter | None = None, **override
     run_dir = open_run(config)
     # The weights are read and the programs compiled while rows are tokenised and packed.
     with Background() as background:
-        experiment = build(config, backbone, reporter, background=background)
+        if config.population:
+            learner = Population.of(config, backbone, run_dir, reporter, background)
+        else:
+            learner = Alone.of(build(config, backbone, reporter, background=background), run_dir, reporter)
+        return _Run(learner, run_dir, reporter).run(background)
+
+
+class Alone:
+    """What the loop needs of a run that learns one prompt; `Population` has the same of several.
+
+    Attributes:
+      trainable: shapes of what is learned.
+    """
+
+    def __init__(self, experiment: Experiment, data: TrainingData, member: Member):
+        self.experiment, self.data, self.members = experiment, data, [member]
+        self.trainable = experiment.trainable_shapes()
+        config = self.config = experiment.config
+        self.optimizer = make_optimizer(config.optimizer, config.train.steps, self.trainable)
+        self.start = partial(init_state, optimizer=self.optimizer, seed=config.seed_of("sampling"))
+        self.fold = jax.jit(partial(fold, experiment.method))
+
+    @classmethod
+    def of(cls, experiment: Experiment, run_dir: Path, reporter: Reporter) -> "Alone":
         data = TrainingData.load(experiment)
-        return _Run(experiment, data, run_dir, reporter).run(background)
+        # A run that is at its end computes too little more.
+        data = data if (run_dir / RESULT).exists() else data.cached(experiment, run_dir / CACHE)
+        return cls(experiment, data, Member("", experiment, data, run_dir, reporter))
+
+    def compile(self, frozen: dict) -> None:
+        """Makes the steps, for frozen parameters of which there may be shapes only."""
+        forward = self.experiment.forward(self.data.hoisted)
+        self.step = make_train_step(forward, self.experiment.method, self.optimizer, frozen)
+        self.eval_step = make_eval_step(forward, frozen)
+
+    def loaded(self) -> dict:
+        """Waits for the weights, and returns what is learned at step 0."""
+        self.experiment = self.members[0].experiment = self.experiment.loaded()
+        return self.experiment.init_trainable()
+
+    def trainable_of(self, trainable: dict, number: int) -> dict:
+        """What a member learns."""
+        return trainable
+
+    def evaluate(self, conditioning, head, place) -> list[Evaluation]:
+        """Scores the validation data under conditionings and heads as `fold` gives them."""
+        validation = self.data.validation
+        return [evaluate(partial(self.eval_step, conditioning, head), validation.batches(), place, validation.size)]
+
+    def of_prompts(self, prompts: list[Prompt]) -> tuple:
+        """The conditionings and heads of prompts, one for each member, as `evaluate` takes them."""
+        return jax.tree.map(jnp.asarray, (prompts[0].conditioning, prompts[0].head))
+
+    def stop(self, state: TrainState) -> TrainState:
+        """The state in which members that have stopped learn no more."""
+        return state
+
+    def evaluated(self, number: int) -> None:
+        """Says what an evaluation found, beyond what members say."""
+
+    def finish(self, results: dict[int, dict], prompts: dict[int, Prompt]) -> tuple[Prompt, dict]:
+        """The best prompt, and what is said of the run; writes what there is beyond members' results and prompts."""
+        return prompts[0], results[0]
 
 
 def _one_ahead(batches: Iterator) -> Iterator:
@@ -95,70 +151,51 @@ def _one_ahead(batches: Iterator) -> Iterator:
 class _Run:
     """One run in progress."""
 
-    def __init__(self, experiment: Experiment, data: TrainingData, run_dir: Path, reporter: Reporter):
-        config = experiment.config
-        # A run that is at its end computes too little more.
-        data = data if (run_dir / RESULT).exists() else data.cached(experiment, run_dir / CACHE)
-        self.experiment, self.data, self.run_dir, self.reporter = experiment, data, run_dir, reporter
-        self.steps = config.train.steps
-        every = config.train.eval_every or max(1, -(-self.steps // 10))
-        self.eval_every, self.checkpoint_every = every, config.train.checkpoint_every or every
-        mesh = experiment.backbone.mesh
-        self.figures = figures_of(config, experiment.objective)
-        # What the newest best prompt scored, if this process saw it.
-        self.best_found: Evaluation | None = None
-        self.place = lambda batch: jax.device_put(batch, row_sharding(mesh))
+    def __init__(self, learner: Alone | Population, run_dir: Path, reporter: Reporter):
+        self.learner, self.members, self.data = learner, learner.members, learner.data
+        self.config, self.run_dir, self.reporter = learner.config, run_dir, reporter
+        self.steps = self.config.train.steps
+        every = self.config.train.eval_every or max(1, -(-self.steps // 10))
+        self.eval_every, self.checkpoint_every = every, self.config.train.checkpoint_every or every
+        mesh = learner.experiment.backbone.mesh
+        self.place = lambda batch: jax.device_put(batch, batch_shardings(mesh, batch))
         self.place_state = lambda state: jax.device_put(state, replicated(mesh))
-        self.fold = jax.jit(partial(fold, experiment.method))
-        # As `Record` of a checkpoint.
-        self.record = {
-            "backbone": None,
-            "data": data.fingerprint,
-            "best": None,
-            "best_step": None,
-            "evaluations_since_best": 0,
-            "train_loss": None,
-            "stopped": False,
-        }
 
     def run(self, background: Background) -> Result:
-        config = self.experiment.config
-        self._say_what_was_cut()
-        trainable = self.experiment.trainable_shapes()
-        if self.steps and not any(jax.tree.leaves(part) for name, part in trainable.items() if name != FROZEN):
+        learner, data = self.learner, self.data
+        for name, count in data.truncated.items():
+            most = learner.experiment.encoder.max_length
+            self.reporter.say(f"{count} {name} examples lost text to fit {most} tokens")
+        learned = (part for name, part in learner.trainable.items() if name != FROZEN)
+        if self.steps and not any(map(jax.tree.leaves, learned)):
             raise InputError(
                 "nothing to learn: the template has no {soft:N}, and there is no prefix or head; set train.steps=0"
             )
-        optimizer = make_optimizer(config.optimizer, self.steps, trainable)
-        cost = state_cost(trainable, optimizer, self.experiment.backbone.params, self.experiment.backbone.dtype)
+        state = jax.eval_shape(learner.start, learner.trainable)
+        cost = state_cost(state, learner.experiment.backbone.params, learner.experiment.backbone.dtype)
         if cost is not None:
             self.reporter.say(cost)
-        start = partial(init_state, optimizer=optimizer, seed=config.seed_of("sampling"))
-        forward = self.experiment.forward(self.data.hoisted)
-        prefill = forward.prefill()
+        prefill = learner.experiment.forward(data.hoisted).prefill()
         # Shapes, which are enough to compile for, until the weights take their place.
-        frozen = forward.frozen_shapes(prefill)
-        step = make_train_step(forward, self.experiment.method, optimizer, frozen)
-        self.eval_step = make_eval_step(forward, frozen)
-        self._begin_compiling(background, step, dict(frozen), jax.eval_shape(start, trainable))
-        self.experiment = experiment = self.experiment.loaded()
-        self.record["backbone"] = experiment.backbone.fingerprint
-        frozen.update(experiment.forward(self.data.hoisted).frozen(prefill))
+        frozen = learner.experiment.forward(data.hoisted).frozen_shapes(prefill)
+        learner.compile(frozen)
+        self._begin_compiling(background, dict(frozen), state)
+        trainable = learner.loaded()
+        frozen.update(learner.experiment.forward(data.hoisted).frozen(prefill))
         self._fill_caches(frozen)
-        state = start(experiment.init_trainable())
+        state = learner.start(trainable)
         # Everything that a config can get wrong has been checked, and that a folder with one is this experiment's.
-        if not (self.run_dir / CONFIG).exists():
-            with writing(self.run_dir):
-                self.run_dir.mkdir(parents=True, exist_ok=True)
-            with whole_file(self.run_dir / CONFIG) as file:
-                file.write(dumped(config).encode())
-        checkpoints = Checkpoints(self.run_dir / CHECKPOINTS, config.train.keep_checkpoints)
+        write_config(self.run_dir, learner.config)
+        for member in self.members:
+            write_config(member.run_dir, member.experiment.config)
+        checkpoints = Checkpoints(self.run_dir / CHECKPOINTS, self.config.train.keep_checkpoints)
         try:
             state = self._resume(checkpoints, state)
-            metrics_file = MetricsFile(self.run_dir / METRICS, int(state.step))
+            for member in self.members:
+                member.begin(int(np.max(state.step)))
             try:
                 with within_memory(TOO_LARGE):
-                    state = self._loop(step, self.place_state(state), checkpoints, metrics_file)
+                    state = self._loop(self.place_state(state), checkpoints)
             finally:
                 self.reporter.stop()
         finally:
@@ -168,70 +205,78 @@ class _Run:
     def _fill_caches(self, frozen: dict) -> None:
         """Computes what the data's caches hold, if there are any."""
         begun = time.perf_counter()
-        look_ahead = compiler.jit(self.experiment.forward(self.data.hoisted).look_ahead)
+        look_ahead = compiler.jit(self.learner.experiment.forward(self.data.hoisted).look_ahead)
         size = self.data.fill_caches(lambda batch: look_ahead(frozen, self.place(batch)))
         if size:
-            how, seconds = self.experiment.config.data.cache, time.perf_counter() - begun
+            seconds = time.perf_counter() - begun
             self.reporter.say(
-                f"computed what is ahead of the prompt in {seconds:.1f} s: {size / 1e9:.2f} GB ({how}), read in every step"
+                f"computed what is ahead of the prompt in {seconds:.1f} s: {size / 1e9:.2f} GB ({self.config.data.cache}), "
+                "read in every step"
             )
 
-    def _begin_compiling(self, background: Background, step, frozen: dict, state: TrainState) -> None:
+    def _begin_compiling(self, background: Background, frozen: dict, state: TrainState) -> None:
         """Begins to compile what the run will need; everything here is shapes."""
-        backbone, start = self.experiment.backbone, saved_step(self.run_dir / CHECKPOINTS)
+        learner, backbone = self.learner, self.learner.experiment.backbone
+        start = saved_step(self.run_dir / CHECKPOINTS)
         left = 0 if (self.run_dir / RESULT).exists() else self.steps - start
-        rows, everywhere = row_sharding(backbone.mesh), replicated(backbone.mesh)
+        everywhere = replicated(backbone.mesh)
+
+        def shapes(batch):
+            return jax.tree.map(shape_of, batch, batch_shardings(backbone.mesh, batch))
+
         # The first of each shape; parts of a batch are compiled for when they come.
         if left > 0 and self.data.accumulate == 1:
             batches = [self.data.train[start + step] for step in range(min(left, LOOKED_AHEAD))]
-            shapes = {batch.inputs.ids.shape: shapes_on(rows, batch) for batch in batches}
-            step.ahead.begin(background, [(frozen, shapes_on(everywhere, state), batch) for batch in shapes.values()])
-            sizes = " and ".join("x".join(map(str, shape)) for shape in shapes)
+            first = {batch.inputs.ids.shape: shapes(batch) for batch in batches}
+            calls = [(frozen, shapes_on(everywhere, state), batch) for batch in first.values()]
+            learner.step.ahead.begin(background, calls)
+            sizes = " and ".join("x".join(map(str, shape)) for shape in first)
             meanwhile = "" if backbone.reading is None or backbone.reading.done() else ", while the weights load"
             self._say_compiling(f", {sizes} tokens{meanwhile}")
         if self.data.validation is not None and (left > 0 or not start):
-            conditioning = jax.eval_shape(self.fold, state.trainable)
+            conditioning = jax.eval_shape(learner.fold, state.trainable)
             learned = shapes_on(everywhere, (conditioning, state.trainable.get("head", {})))
-            self.eval_step.ahead.begin(
-                background, [(frozen, *learned, shapes_on(rows, next(self.data.validation.batches())))]
-            )
+            batch = shapes(next(self.data.validation.batches()))
+            learner.eval_step.ahead.begin(background, [(frozen, *learned, batch)])
 
     def _say_compiling(self, what: str = "") -> None:
-        attention = self.experiment.backbone.module.attention
+        attention = self.learner.experiment.backbone.module.attention
         self.reporter.say(f"compiling the train step (attention by {attention}){what} ...")
+
+    @property
+    def _record(self) -> dict[str, Any]:
+        """As `Record` of a checkpoint."""
+        fingerprint = self.learner.experiment.backbone.fingerprint
+        members = [dict(member.progress) for member in self.members]
+        return {"backbone": fingerprint, "data": self.data.fingerprint, "members": members}
 
     def _resume(self, checkpoints: Checkpoints, state: TrainState) -> TrainState:
         if checkpoints.latest() is None:
             return state
         state, record = checkpoints.restore(state)
+        here = self._record
         for name in ("backbone", "data"):
-            if record[name] != self.record[name]:
+            if record[name] != here[name]:
                 raise InputError(
                     f"run folder {str(self.run_dir)!r} was made with another {name} (fingerprint {record[name]}, now "
-                    f"{self.record[name]}): name another run_dir"
+                    f"{here[name]}): name another run_dir"
                 )
-        if record["best_step"] is not None:
-            # What the run returns, unless it finds a better one.
-            load_prompt(self.run_dir).check(self.experiment.backbone)
-        self.record = record
-        self.reporter.say(f"resuming {self.run_dir} at step {int(state.step)}")
+        for member, progress in zip(self.members, record["members"], strict=True):
+            member.resume(progress)
+        self.reporter.say(f"resuming {self.run_dir} at step {int(np.max(state.step))}")
         return state
 
-    def _loop(self, step, state, checkpoints, metrics_file) -> TrainState:
-        start, pending = int(state.step), []
-        if (
-            start == 0
-            and self.data.validation is not None
-            and (self.experiment.config.train.eval_start or not self.steps)
-        ):
+    def _loop(self, state: TrainState, checkpoints: Checkpoints) -> TrainState:
+        start, pending = int(np.max(state.step)), []
+        if start == 0 and self.data.validation is not None and (self.config.train.eval_start or not self.steps):
             self.reporter.say(f"scoring the start on {self.data.validation.size} validation examples ...")
-            self._evaluate(state, 0, metrics_file)
-        if start >= self.steps or self.record["stopped"]:
+            state = self._evaluate(state, 0)
+        if start >= self.steps or not any(member.running for member in self.members):
             return state
         if self.data.accumulate > 1:
             self._say_compiling()
         self.reporter.start(self.steps, start)
-        meter, batch_size = Meter(), self.data.batch_size
+        step, meter, batch_size = self.learner.step, Meter(), self.data.batch_size
         for number, batch in enumerate(_one_ahead(map(self.place, self.data.train_batches(start))), start + 1):
             first = number == start + 1
             seconds = step.ahead.seconds(batch) if first else None
@@ -240,135 +285,78 @@ class _Run:
                 meter = Meter()
             state, figures = step(state, batch)
             pending.append(figures)
-            meter.add(batch_size)
+            meter.add(batch_size * len(self.members))
             if first:
                 jax.block_until_ready(state)
                 did = "compiled and took" if seconds is None else "took"
                 self.reporter.say(f"{did} the first step in {meter.seconds():.1f} s")
                 meter = Meter()  # rates leave compilation out
-            if number % self.experiment.config.train.log_every == 0 or number == self.steps:
-                self._log(pending, number, meter, metrics_file)
+            if number % self.config.train.log_every == 0 or number == self.steps:
+                state = self._log(state, pending, number, meter)
                 pending = []
             if self.data.validation is not None and (number % self.eval_every == 0 or number == self.steps):
                 jax.block_until_ready(state)
                 meter.pause()
-                self._evaluate(state, number, metrics_file)
+                state = self._evaluate(state, number)
                 meter.restart()
-                patience = self.experiment.config.train.patience
-                self.record["stopped"] = patience is not None and self.record["evaluations_since_best"] >= patience
-            if number % self.checkpoint_every == 0 or number == self.steps or self.record["stopped"]:
-                checkpoints.save(state, self.record)
-            if self.record["stopped"]:
-                self.reporter.say(f"no improvement in {patience} evaluations: stopped at step {number}")
-                break
-            if number == self.steps:
+            ends = number == self.steps or not any(member.running for member in self.members)
+            if number % self.checkpoint_every == 0 or ends:
+                checkpoints.save(state, self._record)
+            if ends:
                 break
         return state
 
-    def _log(self, pending, number, meter, metrics_file) -> None:
-        host = jax.device_get(pending)
-        counts = np.array([float(m["count"]) for m in host])
-        losses = np.array([float(m["loss"]) for m in host])
-        loss = float((losses * counts).sum() / counts.sum())
-        if not math.isfinite(loss):
-            raise InputError(
-                f"the loss is {loss} by step {number}: lower optimizer.learning_rate (last checkpoint kept)"
-            )
-        self.record["train_loss"] = loss
-        record = {"step": number, "loss": loss, "grad_norm": float(host[-1]["grad_norm"]), **meter.read(counts)}
-        metrics_file.write(record)
-        self.reporter.log(record, self.steps)
+    def _log(self, state: TrainState, pending: list, number: int, meter: Meter) -> TrainState:
+        # Of each step, a figure for each member.
+        host = [{name: np.reshape(value, -1) for name, value in step.items()} for step in jax.device_get(pending)]
+        rates, records = meter.read([float(step["count"].sum()) for step in host]), []
+        for at, member in enumerate(self.members):
+            if member.running:
+                steps = [{name: values[at] for name, values in step.items()} for step in host]
+                self._attempt(member, lambda: records.append(member.log(number, steps, rates)))  # noqa: B023 (at once)
+        if records:
+            loss = float(np.mean([record["loss"] for record in records]))
+            self.reporter.log({**records[0], "loss": loss}, self.steps)
+        return self.learner.stop(state)
 
-    def _evaluate(self, state, number, metrics_file) -> None:
-        data = self.data.validation
+    def _evaluate(self, state: TrainState, number: int) -> TrainState:
+        learner = self.learner
         # Folded once, not in every batch.
-        conditioning = self.fold(state.trainable)
-        step = partial(self.eval_step, conditioning, state.trainable.get("head", {}))
-        found = evaluate(step, data.batches(), self.place, data.size)
-        if found.not_finite:
-            error = refusal(found, self.experiment.backbone.dtype)
-            if number == 0:
-                raise error
-            # What is not finite cannot be compared: it is never the best, whatever was before.
-            self.reporter.say(f"step {number}: not counted as an evaluation: {error}")
-            metrics_file.write({"step": number, "validation": None, "not_finite": found.not_finite})
-            self.record["evaluations_since_best"] += 1
-            return
-        scores = found.metrics(self.figures.outputs)
-        if self.figures.writes:
-            texts = write_for(self.experiment, conditioning, self.inputs)
-            scores |= {metric.name: metric(texts, self.inputs.references) for metric in self.figures.texts}
-        metrics_file.write({"step": number, "validation": scores})
-        self.reporter.log({"step": number, "validation": scores}, self.steps)
-        quality = self.figures.quality
-        if self.record["best"] is None or quality(scores) > quality(self.record["best"]):
-            self.best_found = found
-            self.record.update(best=scores, best_step=number, evaluations_since_best=0)
-            save_prompt(self.experiment.prompt(state.trainable), self.run_dir)
-        else:
-            self.record["evaluations_since_best"] += 1
+        found = learner.evaluate(learner.fold(state.trainable), state.trainable.get("head", {}), self.place)
+        for at, (member, scores) in enumerate(zip(self.members, found, strict=True)):
+            if member.running:
+                own = learner.trainable_of(state.trainable, at)
+                self._attempt(member, lambda: member.judge(number, scores, own))  # noqa: B023 (at once)
+        learner.evaluated(number)
+        return learner.stop(state)
 
-    def _say_what_was_cut(self) -> None:
-        for name, count in self.data.truncated.items():
-            self.reporter.say(f"{count} {name} examples lost text to fit {self.experiment.encoder.max_length} tokens")
+    def _attempt(self, member: Member, what: Callable[[], Any]) -> None:
+        """Does something for a member, which is given up where its numbers are not finite, unless it is the last."""
+        try:
+            what()
+        except NotFinite as error:
+            others = [other for other in self.members if other is not member and not other.failed]
+            if not others:
+                raise
+            member.fail(error)
 
-    @functools.cached_property
-    def inputs(self) -> Inputs:
-        """What is written for while training."""
-        options = self.experiment.config.evaluation
-        return Inputs.of(self.experiment, self.data.validation_rows).first(options.examples)
-
-    def _finish(self, state) -> Result:
-        if self.data.validation is None:
-            save_prompt(self.experiment.prompt(state.trainable), self.run_dir)
-        elif self.record["best"] is None:
-            raise InputError(
-                f"no evaluation of run {str(self.run_dir)!r} gave finite scores, so it has no best prompt: its metrics.jsonl "
-                "names the examples; in a new run leave them out, or set dtype to bfloat16 or float32"
-            )
-        prompt = load_prompt(self.run_dir)
-        metrics = {
-            **(self.record["best"] or {}),
-            **({} if self.data.validation is None else self._final(prompt)),
-            "step": int(state.step),
-            "best_step": self.record["best_step"],
-            "train_loss": self.record["train_loss"],
-        }
-        if self.data.majority is not None:
-            metrics["majority_accuracy"] = self.data.majority
-        metrics["attention"] = self.experiment.backbone.module.attention
-        if self.data.truncated:
-            metrics["truncated"] = self.data.truncated
-        with whole_file(self.run_dir / RESULT) as file:
-            file.write((json.dumps(metrics, indent=2, ensure_ascii=False) + "\n").encode())
+    def _finish(self, state: TrainState) -> Result:
+        learner, steps, prompts = self.learner, np.reshape(state.step, -1).tolist(), {}
+        for at, member in enumerate(self.members):
+            if not member.failed:
+                if self.data.validation is None:
+                    member.keep(learner.trainable_of(state.trainable, at))
+                self._attempt(member, lambda: prompts.update({at: member.best_prompt()}))  # noqa: B023 (at once)
+        scored = [member.best_found for member in self.members]
+        open_questions = (self.members[at] for at in prompts)
+        if self.data.validation is not None and any(m.known is None and m.best_found is None for m in open_questions):
+            given = [prompts.get(at, next(iter(prompts.values()))) for at in range(len(self.members))]
+            scored = learner.evaluate(*self.place_state(learner.of_prompts(given)), self.place)
+        results = {}
+        for at, prompt in prompts.items():
+            member = self.members[at]
+            found = None if self.data.validation is None or member.known is not None else scored[at]
+            results[at] = member.finish(prompt, steps[at], found)
+        best, metrics = learner.finish(results, prompts)
         shutil.rmtree(self.run_dir / CACHE, ignore_errors=True)
-        return Result(prompt, metrics, self.run_dir)
-
-    def _final(self, prompt: Prompt) -> dict[str, Any]:
-        """All figures of the best prompt, its predictions in a file; those of a run that was finished before, as they are."""
-        known = finished(self.run_dir)
-        if self.best_found is None and known is not None and (self.run_dir / PREDICTIONS).exists() == self._predicts:
-            return known
-        conditioning, head = self.place_state(jax.tree.map(jnp.asarray, (prompt.conditioning, prompt.head)))
-        data = self.data.validation
-        if self.best_found is None:
-            self.best_found = evaluate(
-                partial(self.eval_step, conditioning, head), data.batches(), self.place, data.size
-            )
-        if self.figures.texts:
-            self.reporter.say("writing for the validation inputs ...")
-        final = judged(
-            self.experiment,
-            self.figures,
-            self.best_found,
-            conditioning,
-            self.data.validation_rows,
-            self.run_dir / PREDICTIONS,
-        )
-        self.reporter.figures(final)
-        return final
-
-    @property
-    def _predicts(self) -> bool:
-        """Whether the run leaves predictions."""
-        return bool(self.figures.texts) or not self.experiment.objective.writes
+        return Result(best, metrics, self.run_dir)

@@ -1,11 +1,13 @@
 """The pure train step. No I/O here."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.sharding import Mesh
 
 from jaxprompt.machine import compiler
 from jaxprompt.machine.ahead import Ahead
@@ -24,12 +26,14 @@ class TrainState(struct.PyTreeNode):
       trainable: the groups that are learned, `{"prompt": ..., "head": ...}`, fp32.
       opt_state: Optax's state.
       rng: the key that random methods draw from.
+      running: whether a member of a population (`training.population`) learns on; None: this is no such member.
     """
 
     step: jax.Array
     trainable: dict
     opt_state: optax.OptState
     rng: jax.Array
+    running: jax.Array | None = None
 
 
 def init_state(trainable: dict, optimizer: optax.GradientTransformation, seed: int = 0) -> TrainState:
@@ -53,31 +57,48 @@ def make_train_step(
     Metrics: `loss` (mean over what was scored), `count`, `grad_norm`.
     """
     frozen = forward.frozen() if frozen is None else frozen
+    of_step = partial(gradient, forward, method), partial(update, method, optimizer)
+    return compiled_step(*of_step, frozen, forward.backbone.mesh)
 
-    def gradient(frozen, trainable, batch):
-        def loss_of(trainable):
-            conditioning = fold(method, trainable)
-            scores = forward(conditioning, trainable.get("head", {}), frozen, batch)
-            loss, count = scores.loss, scores.count
-            if hasattr(method, "further_loss"):
-                params = adapted(frozen["params"], conditioning)
-                more = method.further_loss(forward.backbone, params, conditioning, (batch.index >= 0).sum())
-                loss, count = loss + more[0], count + more[1]
-            return loss, count
 
-        (loss, count), grads = jax.value_and_grad(loss_of, has_aux=True)(trainable)
-        return loss, count, grads
+def gradient(
+    forward: Forward, method: Method, frozen: dict, trainable: dict, batch: Batch
+) -> tuple[jax.Array, jax.Array, dict]:
+    """The loss of a batch, how much was scored, and the gradient of that sum."""
 
-    def update(state, total):
-        loss, count, grads = total
-        scale = 1.0 / jnp.maximum(count, 1.0)
-        grads = jax.tree.map(lambda g: g * scale, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-        trainable = optax.apply_updates(state.trainable, updates)
-        if hasattr(method, "project"):
-            trainable = method.project(trainable)
-        state = state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state)
-        return state, {"loss": loss * scale, "count": count, "grad_norm": optax.tree.norm(grads)}
+    def loss_of(trainable):
+        conditioning = fold(method, trainable)
+        scores = forward(conditioning, trainable.get("head", {}), frozen, batch)
+        loss, count = scores.loss, scores.count
+        if hasattr(method, "further_loss"):
+            params = adapted(frozen["params"], conditioning)
+            more = method.further_loss(forward.backbone, params, conditioning, (batch.index >= 0).sum())
+            loss, count = loss + more[0], count + more[1]
+        return loss, count
+
+    (loss, count), grads = jax.value_and_grad(loss_of, has_aux=True)(trainable)
+    return loss, count, grads
+
+
+def update(
+    method: Method, optimizer: optax.GradientTransformation, state: TrainState, total: tuple
+) -> tuple[TrainState, dict]:
+    """The state after a step, of what `gradient` gives (or of sums of that), and the step's metrics."""
+    loss, count, grads = total
+    scale = 1.0 / jnp.maximum(count, 1.0)
+    grads = jax.tree.map(lambda g: g * scale, grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
+    if hasattr(method, "project"):
+        trainable = method.project(trainable)
+    state = state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state)
+    return state, {"loss": loss * scale, "count": count, "grad_norm": optax.tree.norm(grads)}
+
+
+def compiled_step(
+    gradient: Callable, update: Callable, frozen: dict, mesh: Mesh
+) -> Callable[[TrainState, Batch | list[Batch]], tuple[TrainState, dict]]:
+    """The step, as `make_train_step` returns it, of `gradient(frozen, trainable, batch)` and `update(state, total)`."""
 
     def train_step(frozen, state, batch):
         return update(state, gradient(frozen, state.trainable, batch))
@@ -86,11 +107,11 @@ def make_train_step(
         return jax.tree.map(jnp.add, total, gradient(frozen, trainable, batch))
 
     # The state comes out where it goes in: elsewhere, a second step would be another program.
-    whole = replicated(forward.backbone.mesh)
+    whole = replicated(mesh)
     train_step = compiler.jit(train_step, donate_argnames="state", out_shardings=(whole, None))
     add_gradient = compiler.jit(add_gradient, donate_argnames="total")
     first_gradient = compiler.jit(gradient)
-    apply_update = compiler.jit(update, donate_argnames="state", out_shardings=(whole, None))
+    apply_update = compiler.jit(update, donate_argnums=0, out_shardings=(whole, None))
     ahead = Ahead(train_step)
 
     def step(state: TrainState, batch: Batch | list[Batch]) -> tuple[TrainState, dict]:

@@ -17,6 +17,7 @@ from jaxprompt.methods import Start
 from jaxprompt.methods.full import Full
 from jaxprompt.models.adapted import adapted, learnable
 from jaxprompt.training.memory import state_cost
+from jaxprompt.training.step import init_state
 from jaxprompt.types import Inputs
 from tests.conftest import GOLDEN
 from tests.methods.test_contract import config
@@ -46,11 +47,15 @@ def test_with_a_prompt_each_has_a_rate_and_what_it_costs_is_said_first(stories, 
 def test_the_cost_counts_what_is_learned_its_gradient_and_the_optimizer(stories):
     shape = jax.ShapeDtypeStruct((1000, 1000), np.float32)
     params = {"word": jax.ShapeDtypeStruct((1000, 3000), np.float16)}
-    said = state_cost({"deltas": {"word": {"shift": shape}}}, optax.adamw(0.1), params, np.float16)
+
+    def state(trainable):
+        return jax.eval_shape(lambda trainable: init_state(trainable, optax.adamw(0.1)), trainable)
+
+    said = state_cost(state({"deltas": {"word": {"shift": shape}}}), params, np.float16)
     # 4 MB each; two moments; of the weights 6 MB, of which 2 again as they become.
     assert re.findall(r"[0-9.]+ GB", said) == ["0.004 GB", "0.004 GB", "0.008 GB", "0.008 GB"]
     small = {"prompt": {"soft": jax.ShapeDtypeStruct((20, 1000), np.float32)}}
-    assert state_cost(small, optax.adamw(0.1), params, np.float16) is None
+    assert state_cost(state(small), params, np.float16) is None
 
 
 def gradient_of(backbone):

@@ -14,8 +14,9 @@ from jaxprompt.training.step import init_state
 
 OPTIMIZER = optax.sgd(0.1)
 
-RECORD = {"backbone": "b", "data": "d", "best": None, "best_step": None, "evaluations_since_best": 0}
-RECORD |= {"train_loss": 0.5, "stopped": False}
+PROGRESS = {"best": None, "best_step": None, "evaluations_since_best": 0}
+PROGRESS |= {"train_loss": 0.5, "stopped": False, "failed": None}
+RECORD = {"backbone": "b", "data": "d", "members": [PROGRESS]}
 
 
 def state(step):

@@ -144,8 +144,11 @@ def test_files_that_a_kill_cut_in_a_line_do_not_stop_a_run(scripted, here, cut):
     ("change", "said"),
     [
         (lambda record: record.pop("data"), "its record's data: Field required"),
-        (lambda record: record.update(best_step="2"), "its record's best_step: Input should be a valid integer"),
-        (lambda record: record.update(best=[1]), "its record's best"),
+        (
+            lambda record: record["members"][0].update(best_step="2"),
+            "its record's members.0.best_step: Input should be a",
+        ),
+        (lambda record: record["members"][0].update(best=[1]), "its record's members.0.best"),
     ],
 )
 def test_a_record_of_another_kind_is_refused_by_name(scripted, here, change, said):

@@ -1,0 +1,42 @@
+"""Several prompts as one answer: their evaluations of the same examples, put together."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from jaxprompt.errors import InputError
+from jaxprompt.scoring.evaluate import Evaluation
+
+How = Literal["mean", "vote"]
+HOW = ("mean", "vote")
+# What the mean probability counts beside a vote: enough to tell equal votes apart, and to keep logarithms finite.
+_BESIDE_VOTES = 1e-6
+
+
+def combined(found: Sequence[Evaluation], how: How) -> Evaluation:
+    """The evaluation of an ensemble.
+
+    By "mean", a class has the mean of its probabilities, and a number is the mean of the numbers. By "vote", a class has
+    the share of the prompts that answer with it; of equal shares the one of the larger mean probability is answered.
+
+    Raises InputError for answers that are neither, or a vote on numbers.
+    """
+    outputs, answers = [one.outputs for one in found], found[0].answers
+    if "logits" in outputs[0]:
+        shares = np.stack([_probabilities(one["logits"]) for one in outputs])
+        mean = shares.mean(0)
+        if how == "vote":
+            votes = np.eye(mean.shape[-1])[shares.argmax(-1)].mean(0)
+            mean = (1.0 - _BESIDE_VOTES) * votes + _BESIDE_VOTES * mean
+        return Evaluation({"logits": np.log(np.maximum(mean, 1e-30)).astype(np.float32)}, answers)
+    if "value" not in outputs[0]:
+        raise InputError("an ensemble is of answers, and these prompts write text: use one of them")
+    if how == "vote":
+        raise InputError("numbers have no majority: set --ensemble mean")
+    return Evaluation({"value": np.mean([one["value"] for one in outputs], axis=0)}, answers)
+
+
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
