@@ -1,6 +1,6 @@
 """The experiment as a user writes it."""
 
-from jaxprompt.config.keys import dump, flat, help_text, keys, load_config, yaml_value
+from jaxprompt.config.keys import dump, flat, help_text, keys, load_config, task_configs, yaml_value
 from jaxprompt.config.sections import MACHINE_KEYS, USE_KEYS, Config, OptimizerOptions
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "help_text",
     "keys",
     "load_config",
+    "task_configs",
     "yaml_value",
 ]

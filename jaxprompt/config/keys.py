@@ -1,5 +1,7 @@
 """A config from a YAML file and overrides: keys, help, and errors in one line."""
 
+import copy
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from jaxprompt.config import yaml
-from jaxprompt.config.sections import Config
+from jaxprompt.config.sections import TASK_KEYS, Config
 from jaxprompt.config.tasks import completed
 from jaxprompt.config.values import brief, plain
 from jaxprompt.errors import InputError, did_you_mean
@@ -79,11 +81,71 @@ def load_config(source: str | Path | Mapping | Config, overrides: Mapping[str, A
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise InputError(_one_line(error)) from None
+    if config.tasks is not None:
+        if config.population:
+            raise InputError("population is of one task, and there are tasks: leave one of them out")
+        parts = _task_configs(tree)
+        own = {task: {key: part.model_dump()[key] for key in TASK_KEYS} for task, part in parts.items()}
+        return config.model_copy(update={"tasks": own})
     if config.template is None and config.chat is None:
         raise InputError(f"config lacks 'template': {Config.model_fields['template'].description} (or chat, or task)")
     if config.template is not None and config.chat is not None:
         raise InputError("config has both template and chat: keep one, or set the other to null")
     return config
+
+
+def task_configs(config: Config) -> dict[str, Config]:
+    """Of a config of several tasks, that of each, as it would be alone."""
+    return _task_configs(plain(config))
+
+
+def _task_configs(tree: Mapping) -> dict[str, Config]:
+    if not isinstance(tree["tasks"], Mapping) or len(tree["tasks"]) < 2:
+        raise InputError("tasks has to name two or more: for one, write its keys where tasks stands")
+    if (tree.get("train") or {}).get("metric") is not None:
+        raise InputError(
+            "train.metric is of one task: of several, each is chosen by the first of its evaluation.metrics"
+        )
+    found = {}
+    for task, own in tree["tasks"].items():
+        if not re.fullmatch(r"\w[\w.-]*", task):
+            raise InputError(
+                f"tasks has the name {brief(task)}, which is that of a folder: take letters, digits, - and _"
+            )
+        if not isinstance(own, Mapping):
+            raise InputError(f"tasks.{task} is a section, not {brief(own)}: set {', '.join(TASK_KEYS)}")
+        for key in own:
+            if key not in TASK_KEYS:
+                raise InputError(f"tasks.{task} has {brief(key)}{did_you_mean(key, TASK_KEYS)}")
+        merged = _of_task(tree, own) | {"run_dir": str(Path(tree.get("run_dir") or "runs", "tasks", task))}
+        try:
+            found[task] = load_config(merged)
+        except InputError as error:
+            raise InputError(f"tasks.{task}: {error}") from None
+        for key in ("ahead", "cache"):
+            if getattr(found[task].data, key):
+                raise InputError(f"tasks.{task}: data.{key} is not for several tasks: leave it out")
+    return found
+
+
+def _of_task(tree: Mapping, own: Mapping) -> dict:
+    """The keys of one task over those that all share."""
+    merged = copy.deepcopy({key: value for key, value in tree.items() if key not in ("tasks", "run_dir")})
+    # How much of each task is drawn is of all tasks together.
+    for key in ("weights", "temperature"):
+        if isinstance(merged.get("data"), dict):
+            merged["data"].pop(key, None)
+    if any(own.get(key) is not None for key in ("task", "template", "chat")):
+        for key in ("task", "form", "template", "chat"):
+            merged.pop(key, None)
+    for key, value in own.items():
+        choice, under = Config.choices.get(key), merged.get(key)
+        other = choice is not None and choice.name_of(value) != choice.name_of(under or {})
+        both = isinstance(value, Mapping) and isinstance(under, Mapping) and not other
+        merged[key] = {**under, **value} if both else copy.deepcopy(value)
+    # Computed by itself, text ahead of the prompts would be of one task.
+    merged["data"] = {**merged.get("data", {}), "ahead": merged.get("data", {}).get("ahead") or False}
+    return merged
 
 
 def keys() -> dict[str, Key]:

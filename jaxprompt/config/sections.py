@@ -245,6 +245,11 @@ class Config(Options):
     )
     form: Literal[FORMS] | None = Field(None, description="which form of the task; unset: that of the model")
     prompt_length: Count = Field(PROMPT_LENGTH, description="soft tokens in a task's template")
+    tasks: dict[str, Any] | None = Field(
+        None,
+        description="several tasks in the same batches, each with a prompt of its own: name: the keys in which it differs "
+        "(task, template, chat, method, objective, data, evaluation)",
+    )
     template: str | None = Field(None, description='layout of an example, such as "{soft:20} {text} It was {target}"')
     chat: list[Turn] | None = Field(
         None,
@@ -273,6 +278,8 @@ class Config(Options):
         return self.seed if own is None else own
 
 
+# What each of several tasks has for itself.
+TASK_KEYS = ("task", "form", "prompt_length", "template", "chat", "method", "objective", "data", "evaluation")
 # Where and how a run is computed, not what: these may differ when it is resumed or used.
 MACHINE_KEYS = (
     "attention",

@@ -205,7 +205,11 @@ def _plain(config: Config) -> dict:
             with naming(config, name):
                 kept[name] = memory_reference(rows)
     data = config.data.model_copy(update=kept)
-    return config.model_copy(update={"data": data}).model_dump(mode="json")
+    tree = config.model_copy(update={"data": data}).model_dump(mode="json")
+    if config.tasks is not None:
+        parts = {task: _plain(part) for task, part in configs.task_configs(config).items()}
+        tree["tasks"] = {task: {key: part[key] for key in config.tasks[task]} for task, part in parts.items()}
+    return tree
 
 
 def _what(config: Config) -> dict[str, Any]:

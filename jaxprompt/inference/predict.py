@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,20 +13,19 @@ from jaxprompt.config import Config
 from jaxprompt.data.select import selected
 from jaxprompt.data.sources import Source
 from jaxprompt.data.sources.base import ListSource
-from jaxprompt.errors import InputError, did_you_mean, within_memory
+from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.experiment.build import Experiment, build, configured_backbone
-from jaxprompt.experiment.data import encoded_validation, evaluation_data, hoist
+from jaxprompt.experiment.data import encoded_validation
 from jaxprompt.experiment.figures import figures_of
 from jaxprompt.experiment.final import PREDICTIONS, judged
 from jaxprompt.experiment.rows import validation_rows
-from jaxprompt.experiment.run_folder import is_run, member_folders, read_run
+from jaxprompt.experiment.run_folder import is_run, member_folders, read_run, run_config
 from jaxprompt.inference.generate import generate, naming_source, rows_of
-from jaxprompt.machine.sharding import row_sharding
+from jaxprompt.inference.score import score_each
+from jaxprompt.inference.several import evaluate_several, load_several, predict_several
 from jaxprompt.objectives import OBJECTIVES
 from jaxprompt.prompts import Prompt, load_prompt
 from jaxprompt.scoring.ensemble import HOW, combined
-from jaxprompt.scoring.evaluate import Evaluation, evaluate, evaluate_each, make_eval_step, refusal
-from jaxprompt.text.encoded import Encoded
 from jaxprompt.text.values import text_value
 
 
@@ -59,29 +57,6 @@ def _to_write(config: Config) -> Config:
     return config.model_copy(update={"unroll": True}) if config.unroll is None else config
 
 
-def score(experiment: Experiment, prompt: Prompt, examples: list[Encoded]) -> Evaluation:
-    """Scores encoded examples under a prompt, in their order; raises InputError for scores that are not finite."""
-    return score_each(experiment, [prompt], examples)[0]
-
-
-def score_each(experiment: Experiment, prompts: Sequence[Prompt], examples: list[Encoded]) -> list[Evaluation]:
-    """As `score`, under prompts of the same shapes: one program, to which the rows go once."""
-    hoisted, (examples,) = hoist(experiment, [examples])
-    step = make_eval_step(experiment.forward(hoisted), prompts=len(prompts) > 1)
-    data = evaluation_data(experiment, examples)
-    parts = [(prompt.conditioning, prompt.head) for prompt in prompts]
-    conditioning, head = jax.tree.map(lambda *arrays: jnp.stack(arrays) if len(arrays) > 1 else arrays[0], *parts)
-    step = partial(step, *jax.tree.map(jnp.asarray, (conditioning, head)))
-    sharding = row_sharding(experiment.backbone.mesh)
-    given = data.batches(), lambda batch: jax.device_put(batch, sharding), data.size
-    with within_memory("set mesh.fsdp or mesh.tensor, or use a machine with more"):
-        found = evaluate_each(step, *given, len(prompts)) if len(prompts) > 1 else [evaluate(step, *given)]
-    for one in found:
-        if one.not_finite:
-            raise refusal(one, experiment.backbone.dtype)
-    return found
-
-
 def evaluate_run(
     run_dir: str | Path,
     data: str | None = None,
@@ -98,8 +73,13 @@ def evaluate_run(
       predictions: where a line for each example is written; default: in the run's folder, if the data is its own.
 
     Returns:
-      As `experiment.final.judged`.
+      As `experiment.final.judged`; of a run of several tasks, as `evaluate_several`.
     """
+    whole = run_config(run_dir, overrides)
+    if whole.tasks is not None:
+        if data is not None or predictions is not None or prompts or ensemble is not None:
+            raise InputError(f"run {str(run_dir)!r} is of several tasks: use the folder of one of them, RUN/tasks/NAME")
+        return evaluate_several(*load_several(whole, run_dir, backbone, overrides), Path(run_dir))
     config, prompt = read_run(run_dir, overrides)
     if OBJECTIVES[config.objective.type].writes and config.evaluation.metrics:
         config = _to_write(config)
@@ -134,7 +114,8 @@ def predict_run(
 
     Args:
       backbone, overrides: as in `load_run`.
-      texts: rows with the template's fields, or plain texts for its only field.
+      texts: rows with the template's fields, or plain texts for its only field; of a run of several tasks, rows that also
+        name theirs in the column `task`.
       prompts: run folders or prompt files that answer together with the run's: of the same backbone, template and labels.
       ensemble: how: "mean" of the probabilities, or by majority "vote"; default: by the mean, where there are `prompts`. Of a
         population's folder without `prompts`, all members answer together.
@@ -142,6 +123,11 @@ def predict_run(
     Returns:
       One dict per text: `input`, `prediction` (a label, a number, or the written text) and, for labels, `probability`.
     """
+    whole = run_config(run_dir, overrides)
+    if whole.tasks is not None:
+        if prompts or ensemble is not None:
+            raise InputError(f"run {str(run_dir)!r} is of several tasks: an ensemble is of one, RUN/tasks/NAME")
+        return predict_several(*load_several(whole, run_dir, backbone, overrides), texts)
     experiment, prompt = load_run(run_dir, backbone, overrides)
     return predict(experiment, ensemble_of(run_dir, experiment, prompt, prompts, ensemble), texts, ensemble)
 

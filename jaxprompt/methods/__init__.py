@@ -15,6 +15,7 @@ from jaxprompt.methods.late import LatePrompt
 from jaxprompt.methods.listing import listing
 from jaxprompt.methods.lora import Lora
 from jaxprompt.methods.low_rank import LowRankPrompt
+from jaxprompt.methods.multitask import Multitask
 from jaxprompt.methods.none import NoPrompt
 from jaxprompt.methods.norms import Norms
 from jaxprompt.methods.p_tuning import PTuning
@@ -31,6 +32,7 @@ _ALONE: tuple[type[Method], ...] = (
     PrefixTuning,
     LowRankPrompt,
     PTuning,
+    Multitask,
     ResidualPrompt,
     Superposition,
     LatePrompt,

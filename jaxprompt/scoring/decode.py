@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxprompt.machine import compiler
 from jaxprompt.models.numbered import numbered
-from jaxprompt.types import Inputs, Prefix, prefix_length
+from jaxprompt.types import Inputs, Prefix
 
 # What an impossible hypothesis scores. Finite, so that sums of it stay ordered.
 _NEVER = -1.0e9
@@ -67,6 +67,7 @@ def decode(
     source_prefix: Prefix | None = None,
     first: int = 0,
     read: Bool[Array, "rows seq"] | None = None,
+    owners: Int[Array, " rows"] | None = None,
     key: Array | None = None,
 ) -> tuple[Int[Array, "rows new"], Float[Array, " rows"]]:
     """Continues token ids.
@@ -79,6 +80,7 @@ def decode(
       source_prefix: the encoder's prefix.
       first: how many tokens of each text are in the prefix.
       read: of the contexts, as `Inputs.read`.
+      owners: whose prefix each row sees, where there are several owners.
       key: of the sampling.
 
     Returns:
@@ -86,7 +88,7 @@ def decode(
       of a beam search divided by the length penalty. NaN where the model's logits are not finite.
     """
     key = jax.random.key(0) if key is None else key
-    given = (ids, lengths, soft, prefix, source, source_prefix, first, read, key)
+    given = (ids, lengths, soft, prefix, source, source_prefix, first, read, owners, key)
     return _decode(_Model(backbone), search, backbone.params, *given)
 
 
@@ -104,19 +106,20 @@ class _Model:
 
 
 @functools.partial(compiler.jit, static_argnums=(0, 1))
-def _decode(model, search, params, ids, lengths, soft, prefix, source, source_prefix, first, read, key):
+def _decode(model, search, params, ids, lengths, soft, prefix, source, source_prefix, first, read, owners, key):
     backbone = model.backbone
     memory = None
     if source is not None:
         source = numbered(params, source, backbone.vocab_size)
+        source = source.replace(owners=_wide(owners, source.ids))
         memory = backbone.read(params, source, soft=soft, prefix=source_prefix)
     rows, length = ids.shape
-    start = prefix_length(prefix)
+    start = jnp.broadcast_to(0 if prefix is None else prefix.starts(owners), rows)
     cache = backbone.empty_cache(rows, length + search.max_new_tokens)
     real = (jnp.arange(length) < lengths[:, None]).astype(jnp.int32)
-    positions = jnp.broadcast_to(start + jnp.arange(length), ids.shape)
+    positions = start[:, None] + jnp.arange(length)
     run = functools.partial(backbone.apply, params, soft=soft, prefix=prefix)
-    inputs = Inputs(ids, positions, real, read=read)
+    inputs = Inputs(ids, positions, real, read=read, owners=_wide(owners, ids))
     if source is None:
         inputs = numbered(params, inputs, backbone.vocab_size, first=first)
     hidden, cache = run(inputs, cache=cache, memory=memory)
@@ -127,12 +130,21 @@ def _decode(model, search, params, ids, lengths, soft, prefix, source, source_pr
 
     def advance(token, cache, memory):
         """The hidden states behind one more token of each row."""
-        inputs = Inputs(token[:, None], (start + cache.index)[:, None], jnp.ones_like(token)[:, None])
+        # Of a beam search there are several of each row.
+        start_of, owner_of = (None if x is None else jnp.repeat(x, len(token) // rows) for x in (start, owners))
+        token = token[:, None]
+        positions = (start_of + cache.index)[:, None]
+        inputs = Inputs(token, positions, jnp.ones_like(token), owners=_wide(owner_of, token))
         hidden, cache = run(inputs, cache=cache, memory=memory)
         return hidden[:, 0], cache
 
     loop = _one_by_one if search.num_beams == 1 else _beams
     return loop(search, head, advance, last, cache, memory, key)
+
+
+def _wide(owners, ids):
+    """The owners of rows, for all of their tokens."""
+    return None if owners is None else jnp.broadcast_to(owners[:, None], ids.shape)
 
 
 def _one_by_one(search, head, advance, last, cache, memory, key):

@@ -15,6 +15,7 @@ from jaxprompt.errors import InputError, not_finite, within_memory
 from jaxprompt.machine import compiler
 from jaxprompt.models.adapted import adapted
 from jaxprompt.scoring.decode import Search, decode
+from jaxprompt.scoring.owners import in_one_row
 from jaxprompt.text.encode import RowEncoder, Trunk
 from jaxprompt.text.layout import split_sides
 from jaxprompt.text.tokens import text_tokenizer
@@ -33,12 +34,40 @@ class Contexts:
       own: the rest of each, at least one token.
       sources: what an encoder reads for each, of an encoder-decoder; else None.
       read: which tokens of `own`, or of the sources if there are any, as `Inputs.read`; None: none.
+      owners: whose prompt each is under, where there are several; `shared` then holds the ids of each owner.
     """
 
-    shared: list[int]
+    shared: list[int] | list[list[int]]
     own: list[list[int]]
     sources: list[list[int]] | None = None
     read: list[list[bool]] | None = None
+    owners: list[int] | None = None
+
+    def starts(self, prefix: Prefix | None) -> tuple[int, ...]:
+        """Behind a learned prefix, where the own tokens of each owner start; of all, where there are no owners."""
+        if self.owners is None:
+            return (prefix_length(prefix) + len(self.shared),)
+        lengths = (0,) * len(self.shared) if prefix is None else prefix.lengths
+        return tuple(length + len(ids) for length, ids in zip(lengths, self.shared, strict=True))
+
+    @classmethod
+    def of_owners(cls, parts: Sequence["Contexts"], rows_before: Sequence[int], vocab_size: int) -> "Contexts":
+        """The contexts of several owners together.
+
+        Args:
+          rows_before: how many soft rows stand before those of each in a joined conditioning.
+        """
+        shared, own, sources, owners = [], [], [], []
+        for owner, (part, before) in enumerate(zip(parts, rows_before, strict=True)):
+
+            def moved(ids, before=before):
+                return [token + before if token >= vocab_size else token for token in ids]
+
+            shared.append(moved(part.shared))
+            own += map(moved, part.own)
+            sources += map(moved, part.sources or [])
+            owners += [owner] * len(part.own)
+        return cls(shared, own, sources or None, owners=owners)
 
 
 def contexts_of(trunks: Sequence[Trunk], encoder: RowEncoder) -> Contexts:
@@ -70,7 +99,7 @@ def search_of(
     search = Search(eos=tuple(ends), forced_eos=backbone.forced_eos_id, **options)
     if contexts.sources is not None:
         search, contexts = _forced_first(backbone, encoder, search, contexts)
-    _check_room(backbone, search, prefix_length(prefix) + len(contexts.shared), contexts)
+    _check_room(backbone, search, max(contexts.starts(prefix)), contexts)
     return search, contexts
 
 
@@ -153,14 +182,19 @@ def write(
     backbone = dataclasses.replace(backbone, params=adapted(backbone.params, conditioning))
     rows = min(batch_size, len(contexts.own))
     _check_memory(backbone, search, rows, max(map(len, contexts.own)) + search.max_new_tokens)
-    prefix = _prefix(backbone, contexts.shared, conditioning)
+    prefix = _prefix(backbone, contexts, conditioning)
     room = backbone.max_positions - prefix_length(prefix) - search.max_new_tokens
     written: list[str] = [""] * len(contexts.own)
     for number, here in enumerate(_batches(contexts, search, batch_size)):
         own = [contexts.own[at] for at in here]
         ids, lengths = _padded(own, rows, room)
         given = {"soft": conditioning.soft_rows, "prefix": prefix, "source_prefix": conditioning.source_prefix}
-        given["first"] = sum(token < backbone.vocab_size for token in contexts.shared)
+        if contexts.owners is None:
+            given["first"] = sum(token < backbone.vocab_size for token in contexts.shared)
+        else:
+            given["owners"] = np.array(
+                [contexts.owners[at] for at in [*here, *[here[-1]] * (rows - len(here))]], np.int32
+            )
         if contexts.sources is not None:
             source, real = _padded([contexts.sources[at] for at in here], rows, backbone.max_positions)
             places = np.broadcast_to(np.arange(source.shape[1], dtype=np.int32), source.shape)
@@ -213,12 +247,17 @@ def _padded_marks(contexts: Contexts, numbers: list[int], shape: tuple[int, int]
     return marks
 
 
-def _prefix(backbone, shared, conditioning: Conditioning) -> Prefix | None:
+def _prefix(backbone, contexts: Contexts, conditioning: Conditioning) -> Prefix | None:
     """The learned prefix, and behind it what all contexts share."""
-    if not shared:
-        return conditioning.prefix
-    prefill = compiler.jit(backbone.prefill)
-    return prefill(backbone.params, jnp.asarray(shared), soft=conditioning.soft_rows, prefix=conditioning.prefix)
+    learned, starts = conditioning.prefix, contexts.starts(conditioning.prefix)
+    if contexts.owners is None:
+        shared = jnp.asarray(contexts.shared) if contexts.shared else None
+    else:
+        shared = in_one_row(contexts.shared, (0,) * len(starts) if learned is None else learned.lengths)
+    if shared is None:
+        return learned
+    prefix = compiler.jit(backbone.prefill)(backbone.params, shared, soft=conditioning.soft_rows, prefix=learned)
+    return prefix if contexts.owners is None else prefix.replace(length=max(starts), lengths=starts)
 
 
 def _text(backbone, context: Sequence[int], tokens: np.ndarray, search: Search) -> str:

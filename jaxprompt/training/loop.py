@@ -32,6 +32,7 @@ from jaxprompt.training.memory import state_cost
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.population import Population
 from jaxprompt.training.step import TrainState, init_state, make_train_step
+from jaxprompt.training.tasks import Tasks
 
 TOO_LARGE = (
     "set train.remat=full or split over more devices (mesh), with which the same run goes on; in a new run raise "
@@ -47,13 +48,14 @@ class Result:
 
     Attributes:
       prompt: the best prompt by validation (`train.metric`); the last one without validation data. Of a population, the
-        best member's.
+        best member's; of several tasks, those of all, by name.
       metrics: the best validation figures, and `step`, `best_step`, `train_loss`; with labels, `majority_accuracy`;
-        where examples lost text to fit, `truncated`. Of a population, as in `Population.finish`.
+        where examples lost text to fit, `truncated`. Of a population, as in `Population.finish`; of tasks, as in
+        `Tasks.finish`.
       run_dir: folder with config.yaml, metrics.jsonl, prompt.safetensors, predictions.jsonl, result.json and checkpoints/.
     """
 
-    prompt: Prompt
+    prompt: Prompt | dict[str, Prompt]
     metrics: dict[str, Any]
     run_dir: Path
 
@@ -77,17 +79,22 @@ def train(config, *, backbone=None, reporter: Reporter | None = None, **override
     with Background() as background:
         if config.population:
             learner = Population.of(config, backbone, run_dir, reporter, background)
+        elif config.tasks:
+            learner = Tasks.of(config, backbone, run_dir, reporter, background)
         else:
             learner = Alone.of(build(config, backbone, reporter, background=background), run_dir, reporter)
         return _Run(learner, run_dir, reporter).run(background)
 
 
 class Alone:
-    """What the loop needs of a run that learns one prompt; `Population` has the same of several.
+    """What the loop needs of a run that learns one prompt; `Population` and `Tasks` have the same of several.
 
     Attributes:
+      batches: how many batches a step's examples are.
       trainable: shapes of what is learned.
     """
+
+    batches = 1
 
     def __init__(self, experiment: Experiment, data: TrainingData, member: Member):
         self.experiment, self.data, self.members = experiment, data, [member]
@@ -151,7 +158,7 @@ def _one_ahead(batches: Iterator) -> Iterator:
 class _Run:
     """One run in progress."""
 
-    def __init__(self, learner: Alone | Population, run_dir: Path, reporter: Reporter):
+    def __init__(self, learner: Alone | Population | Tasks, run_dir: Path, reporter: Reporter):
         self.learner, self.members, self.data = learner, learner.members, learner.data
         self.config, self.run_dir, self.reporter = learner.config, run_dir, reporter
         self.steps = self.config.train.steps
@@ -285,7 +292,7 @@ class _Run:
                 meter = Meter()
             state, figures = step(state, batch)
             pending.append(figures)
-            meter.add(batch_size * len(self.members))
+            meter.add(batch_size * self.learner.batches)
             if first:
                 jax.block_until_ready(state)
                 did = "compiled and took" if seconds is None else "took"
@@ -314,7 +321,7 @@ class _Run:
             if member.running:
                 steps = [{name: values[at] for name, values in step.items()} for step in host]
                 self._attempt(member, lambda: records.append(member.log(number, steps, rates)))  # noqa: B023 (at once)
-        if records:
+        if records := list(filter(None, records)):
             loss = float(np.mean([record["loss"] for record in records]))
             self.reporter.log({**records[0], "loss": loss}, self.steps)
         return self.learner.stop(state)
@@ -341,7 +348,8 @@ class _Run:
             member.fail(error)
 
     def _finish(self, state: TrainState) -> Result:
-        learner, steps, prompts = self.learner, np.reshape(state.step, -1).tolist(), {}
+        learner, prompts = self.learner, {}
+        steps = np.broadcast_to(state.step, len(self.members)).tolist()
         for at, member in enumerate(self.members):
             if not member.failed:
                 if self.data.validation is None:

@@ -80,8 +80,10 @@ class Member:
         self.say(f"given up: {error}")
 
     def log(self, number: int, steps: Sequence[Mapping[str, float]], rates: Mapping[str, float]) -> dict[str, Any]:
-        """Records the steps since the last time, and returns the record. Raises NotFinite for a loss that is not."""
+        """Records the steps since the last time, and returns the record, empty if nothing was scored. Raises NotFinite for a loss that is not."""
         counts, losses = (np.array([float(step[name]) for step in steps]) for name in ("count", "loss"))
+        if not counts.any():  # a task that is in none of these batches
+            return {}
         loss = float((losses * counts).sum() / counts.sum())
         if not math.isfinite(loss):
             raise NotFinite(

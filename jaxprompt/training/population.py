@@ -69,6 +69,7 @@ class Population:
             Member(name, experiment, self.data, Path(experiment.config.run_dir), reporter)
             for name, experiment in experiments.items()
         ]
+        self.batches = len(self.members)
         self._seeds = np.array([e.config.seed_of("sampling") for e in self._experiments], np.uint32)
         self.fold = jax.jit(self._fold_all)
 

@@ -1,0 +1,218 @@
+"""Several tasks in the same batches: each learns what it learns alone."""
+
+import json
+import shutil
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxprompt
+from jaxprompt.config import load_config, task_configs
+from jaxprompt.errors import InputError
+from jaxprompt.experiment.data import TrainingData
+from jaxprompt.experiment.several import SeveralData, build_several
+from jaxprompt.inference.predict import evaluate_run, predict_run
+from jaxprompt.training.step import gradient
+from jaxprompt.training.tasks import gradient as tasks_gradient
+from tests.conftest import STORIES
+
+SOFT = {"name": "soft", "init": {"top_k": 50}}
+PREFIX = {"name": "prefix", "length": 3, "init": {"top_k": 50}}
+WORDS = {"type": "verbalizer", "labels": {"0": ["bad", "so sad"], "1": "good"}}
+WORD = {"type": "verbalizer", "labels": {"0": "sad", "1": "happy"}}
+WRITE = {"type": "generation"}
+CLASSES = {"type": "classifier", "labels": ["0", "1"]}
+NUMBER = {"type": "regression"}
+DECODER = {
+    "write": {"template": "Read this. {soft:4}Review: {text} It was {target}", "method": SOFT, "objective": WRITE},
+    "words": {"template": "{soft:7}Now: {text} It is {target}", "method": SOFT, "objective": WORDS},
+    "class": {"template": "{text} {soft:3} so", "method": SOFT, "objective": CLASSES},
+    "write_more": {"template": "Tell. {text}, so {target}", "method": PREFIX | {"length": 5}, "objective": WRITE},
+}
+ENCODER = {
+    "words": {"template": "{text} {soft:2} It was {mask}", "method": SOFT, "objective": WORDS},
+    "class": {"template": "{soft:4} {text}", "method": SOFT, "objective": CLASSES},
+    "word": {"template": "{text} {mask}", "method": PREFIX, "objective": WORD},
+    "number": {"template": "{text}", "method": PREFIX | {"length": 5}, "objective": NUMBER},
+}
+BOTH_SIDES = {
+    "write": {"template": "{soft:4} {text} {target}", "method": SOFT, "objective": WRITE},
+    "word": {"template": "Now {text} {target}", "method": PREFIX, "objective": WORD},
+    "write_more": {"template": "{soft:2} say {text} {target}", "method": SOFT, "objective": WRITE},
+    "words": {"template": "{text} {target}", "method": PREFIX | {"length": 5}, "objective": WORDS},
+}
+
+
+def config(tasks, rows, **sections):
+    return load_config({"model": STORIES, "tasks": tasks, "data": {"train": rows, "validation": rows}} | sections)
+
+
+def agree(found, wanted):
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5 * float(jnp.abs(other).max()))
+
+
+def check_losses_and_gradients(backbone, tasks, rows):
+    experiment = build_several(config(tasks, rows, train={"eval_batch_size": 100}), backbone, None, None)
+
+    # Away from the start, so that what is learned matters.
+    trainable = jax.tree.map(
+        lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), experiment.init_trainable()
+    )
+    data = SeveralData.load(experiment)
+    (batch,) = data.validation.batches()
+    forward = experiment.forward(data.hoisted)
+
+    losses, counts, found, _ = jax.jit(partial(tasks_gradient, forward, experiment.method))(
+        forward.frozen(), trainable, batch
+    )
+    for number, (task, part) in enumerate(experiment.parts.items()):
+        alone = TrainingData.load(part)
+        (own,) = alone.validation.batches()
+        forward = part.forward(alone.hoisted)
+        of_task = experiment.method.of(task, trainable)
+        loss, count, wanted = jax.jit(partial(gradient, forward, part.method))(forward.frozen(), of_task, own)
+        agree(experiment.method.of(task, found), jax.tree.map(lambda x: x / count, wanted))  # noqa: B023 (at once)
+        assert float(losses[number]) == pytest.approx(float(loss), rel=1e-5)
+        assert float(counts[number]) == float(count)
+
+
+@pytest.mark.parametrize("kind", ["stories", pytest.param("windowed", marks=pytest.mark.slow)])
+def test_a_mixed_batch_of_a_decoder_has_the_losses_and_gradients_that_each_task_has_alone(request, rows, kind):
+    check_losses_and_gradients(request.getfixturevalue(kind), DECODER, rows)
+
+
+def test_so_has_one_of_an_encoder(masked, rows):
+    check_losses_and_gradients(masked, ENCODER, rows)
+
+
+@pytest.mark.slow
+def test_so_has_one_of_an_encoder_decoder(seq2seq, rows):
+    check_losses_and_gradients(seq2seq, BOTH_SIDES, rows)
+
+
+TRAINED = {
+    "write": DECODER["write"],
+    "words": DECODER["words"],
+    "class": {"template": "{text} so", "method": PREFIX, "objective": CLASSES},
+}
+OPTIMIZER = {"learning_rate": 0.05, "clip_norm": 0.5}
+
+
+def test_a_run_learns_what_each_task_learns_alone_and_leaves_a_run_of_each(stories, rows, tmp_path, quiet):
+    # As many of each in a batch, in the order of the file: the batches of each task are those that it has alone.
+    files = {"train": rows, "validation": rows[:5]}
+    for name, part in files.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    data = {name: str(tmp_path / f"{name}.jsonl") for name in files} | {"shuffle": False, "packing": False}
+    train = {"steps": 4, "eval_every": 2, "log_every": 1}
+    whole = load_config(
+        {
+            "model": STORIES, "tasks": TRAINED, "data": data, "optimizer": OPTIMIZER,
+            "train": train | {"batch_size": 12}, "run_dir": str(tmp_path / "run"),
+        }
+    )  # fmt: skip
+    found = jaxprompt.train(whole, backbone=stories, reporter=quiet)
+    assert list(found.prompt) == list(TRAINED)
+    for task, of_task in task_configs(whole).items():
+        own = of_task.model_copy(
+            update={
+                "run_dir": str(tmp_path / "alone" / task),
+                "train": of_task.train.model_copy(update={"batch_size": 4}),
+            }
+        )
+        alone = jaxprompt.train(own, backbone=stories, reporter=quiet)
+        agree(found.prompt[task].conditioning, alone.prompt.conditioning)
+        agree(found.prompt[task].head, alone.prompt.head)
+        for figure in ("loss", "accuracy", "best_step", "train_loss"):
+            if figure in alone.metrics:
+                assert found.metrics["tasks"][task][figure] == pytest.approx(alone.metrics[figure], rel=1e-4)
+
+        # And it is a run like another.
+        folder = found.run_dir / "tasks" / task
+        there = evaluate_run(folder, backbone=stories)
+        assert there["loss"] == pytest.approx(alone.metrics["loss"], rel=1e-4)
+        texts = [row["text"] for row in rows[:2]]
+        answers = [answer["prediction"] for answer in predict_run(own.run_dir, texts, stories)]
+        assert [answer["prediction"] for answer in predict_run(folder, texts, stories)] == answers
+        mixed = predict_run(found.run_dir, [{"text": text, "task": task} for text in texts], stories)
+        assert [answer["prediction"] for answer in mixed] == answers
+    losses = [figures["loss"] for figures in found.metrics["tasks"].values()]
+    assert found.metrics["loss"] == pytest.approx(np.mean(losses)) and found.metrics["step"] == 4
+    assert evaluate_run(found.run_dir, backbone=stories)["loss"] == pytest.approx(found.metrics["loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(stories, rows, tmp_path, quiet):
+    whole = config(
+        TRAINED,
+        rows,
+        optimizer=OPTIMIZER,
+        train={"steps": 6, "batch_size": 6, "eval_every": 3, "log_every": 1},
+        run_dir=str(tmp_path / "run"),
+    )
+    first = jaxprompt.train(whole, backbone=stories, reporter=quiet)
+    shutil.rmtree(first.run_dir / "checkpoints" / "6")
+    (first.run_dir / "result.json").unlink()
+    again = jaxprompt.train(whole, backbone=stories, reporter=quiet)
+    assert again.metrics == first.metrics
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        [prompt.conditioning for prompt in first.prompt.values()],
+        [prompt.conditioning for prompt in again.prompt.values()],
+    )
+    # Finished, it says what it said.
+    assert jaxprompt.train(whole, backbone=stories, reporter=quiet).metrics == first.metrics
+    assert json.loads((first.run_dir / "tasks" / "words" / "result.json").read_text())["step"] == 6
+
+
+def test_more_of_a_task_is_drawn_where_the_config_weighs_it(stories, rows):
+    tasks = {name: TRAINED[name] for name in ("write", "words")}
+    whole = config(tasks, rows, train={"batch_size": 8})
+    weighed = whole.model_copy(update={"data": whole.data.model_copy(update={"weights": [3.0, 1.0]})})
+    data = SeveralData.load(build_several(weighed, stories, None, None))
+    batch = data.train[0]
+    assert np.bincount(batch.answers["task"][batch.index >= 0]).tolist() == [6, 2]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "sections", "said"),
+    [
+        ({"one": TRAINED["write"]}, {}, "tasks has to name two or more"),
+        ({"a": {"templat": "x"}, "b": {}}, {}, r"tasks.a has 'templat' \(did you mean 'template'\?\)"),
+        ({"a/b": TRAINED["write"], "b": TRAINED["words"]}, {}, "tasks has the name 'a/b'"),
+        ({"a": TRAINED["write"], "b": {"data": {"trian": "x"}}}, {}, "tasks.b: unknown config key 'data.trian'"),
+        ({"a": TRAINED["write"], "b": TRAINED["words"]}, {"train": {"metric": "loss"}}, "train.metric is of one task"),
+        (
+            {"a": TRAINED["write"], "b": TRAINED["words"]},
+            {"data": {"weights": [1.0]}},
+            "one number for each of 2 tasks",
+        ),
+        (
+            {"a": TRAINED["write"], "b": {"template": "{text} {target}", "method": {"name": "lora"}}},
+            {},
+            "the prompt of 'b' holds deltas",
+        ),
+        (
+            {
+                "a": TRAINED["write"],
+                "b": {
+                    "template": "{soft:4} {text} {target}",
+                    "method": {"name": "together", "parts": [{"name": "multitask"}, {"name": "prefix"}]},
+                },
+            },
+            {},
+            "tasks.b: method.parts has multitask, which tasks share",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused_by_name(stories, rows, tmp_path, quiet, tasks, sections, said):
+    sections = {key: {"train": rows, **value} if key == "data" else value for key, value in sections.items()}
+    with pytest.raises(InputError, match=said):
+        jaxprompt.train(
+            config(tasks, rows, run_dir=str(tmp_path / "run"), **sections), backbone=stories, reporter=quiet
+        )
+    assert not (tmp_path / "run").exists()
