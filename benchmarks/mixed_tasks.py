@@ -88,7 +88,16 @@ def report(records: list[dict]) -> str:
                 f"{record['compile_seconds']['mixed']:.1f} s",
             )
         )
-    head = ("model", "tasks", "mixed step", "their own steps", "times faster", "one task's step", "times that", "compiled in")
+    head = (
+        "model",
+        "tasks",
+        "mixed step",
+        "their own steps",
+        "times faster",
+        "one task's step",
+        "times that",
+        "compiled in",
+    )
     return common.table(head, lines)
 
 

@@ -30,6 +30,7 @@ from jaxprompt.reports.terminal import Reporter
 from jaxprompt.training.loop import Alone
 from jaxprompt.training.member import Member
 from jaxprompt.training.population import Population
+from jaxprompt.training.tasks import Tasks
 
 WORDS = ["the", "a", "film", "story", "warm", "funny", "dull", "bad", "good", "slow", "and", "with", "heart", "day"]
 VERBALIZER = {"type": "verbalizer", "labels": {"0": "bad", "1": "good"}}
@@ -74,11 +75,13 @@ def varied(members: int, own: bool) -> dict:
     return {"optimizer.learning_rate": RATES[:members]}
 
 
-def learner_of(config: jaxprompt.Config, backbone, background: Background) -> Alone | Population:
+def learner_of(config: jaxprompt.Config, backbone, background: Background) -> Alone | Population | Tasks:
     """A run's learner, as `jaxprompt train` has it, that never writes."""
     quiet, folder = Reporter(quiet=True), Path(config.run_dir)
     if config.population:
         return Population.of(config, backbone, folder, quiet, background)
+    if config.tasks:
+        return Tasks.of(config, backbone, folder, quiet, background)
     experiment = build(config, backbone)
     data = TrainingData.load(experiment)
     return Alone(experiment, data, Member("", experiment, data, folder, quiet))

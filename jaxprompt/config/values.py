@@ -18,6 +18,11 @@ _LARGEST = 2**63
 _FLOAT_MAX, _FLOAT_MIN = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 
 
+def _among(names: tuple[str, ...], key: str) -> bool:
+    """Whether a dotted key is one of these, of the config or of one of its tasks."""
+    return key in names or (key.startswith("tasks.") and key.endswith(tuple(f".{name}" for name in names)))
+
+
 def plain(value: Any, key: str = "") -> Any:
     """Returns a copy of plain types: numpy's numbers, paths and tuples become Python's, text and lists.
 
@@ -53,11 +58,11 @@ def plain(value: Any, key: str = "") -> Any:
                 found[name] = copy(item, f"{key}.{name}" if key else str(name), depth + 1)
             return found
         if isinstance(value, list | tuple):
-            return list(value) if key in _ROWS else [copy(item, key, depth + 1) for item in value]
+            return list(value) if _among(_ROWS, key) else [copy(item, key, depth + 1) for item in value]
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, str):
-            return _text(str.__str__(value), where, is_path=key in _PATHS)
+            return _text(str.__str__(value), where, is_path=_among(_PATHS, key))
         if isinstance(value, int):
             value = int(value)
             if not -_LARGEST <= value < _LARGEST:

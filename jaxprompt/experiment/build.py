@@ -136,6 +136,8 @@ def build(
       background: where the weights are read while the caller goes on: of the backbone there are only the shapes until
         `Experiment.loaded`. Default: they are waited for.
     """
+    if config.tasks is not None:
+        raise InputError("the config is of several tasks: give it to train, or to experiment.several.build_several")
     _check_slots(config)
     objective = make_objective(config, label_names)
     figures_of(config, objective)  # which refuses those that are none

@@ -12,6 +12,7 @@ import pytest
 import jaxprompt
 from jaxprompt.config import load_config, task_configs
 from jaxprompt.errors import InputError
+from jaxprompt.experiment.build import build
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.experiment.several import SeveralData, build_several
 from jaxprompt.inference.predict import evaluate_run, predict_run
@@ -167,6 +168,18 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(stories, rows, tmp_p
     # Finished, it says what it said.
     assert jaxprompt.train(whole, backbone=stories, reporter=quiet).metrics == first.metrics
     assert json.loads((first.run_dir / "tasks" / "words" / "result.json").read_text())["step"] == 6
+
+
+def test_rows_in_memory_may_be_as_many_as_there_is_memory_for(rows):
+    many = rows * 1000
+    config(TRAINED, many)
+    tasks = {task: {**own, "data": {"train": many}} for task, own in TRAINED.items()}
+    assert task_configs(load_config({"model": STORIES, "tasks": tasks}))["words"].data.train == many
+
+
+def test_a_config_of_several_tasks_is_not_one_of_one(stories, rows):
+    with pytest.raises(InputError, match="the config is of several tasks"):
+        build(config(TRAINED, rows), stories)
 
 
 def test_more_of_a_task_is_drawn_where_the_config_weighs_it(stories, rows):

@@ -56,6 +56,7 @@ def check(experiment, prompts, rows, **options):
             assert [answer["probability"] for answer in of_task] == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_rows_of_several_tasks_are_answered_as_each_task_answers_alone(stories, rows):
     check(*learned(stories, rows), rows[:3])
 
