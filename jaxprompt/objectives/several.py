@@ -2,10 +2,11 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
 from jaxprompt.metrics.base import Values
@@ -14,6 +15,21 @@ from jaxprompt.types import Batch, Scores
 
 # The answer of an example that says which task it is of, counted from 0.
 TASK = "task"
+
+
+@dataclass(frozen=True)
+class _Once(Vocabulary):
+    """A vocabulary that computes the losses of the same ids at the same places once, whoever asks."""
+
+    known: list[tuple] = field(default_factory=list)
+
+    def losses(self, hidden, ids, shape):
+        for other_hidden, other_ids, other_shape, found in self.known:
+            if other_hidden is hidden and other_ids is ids and other_shape == shape:
+                return found
+        found = super().losses(hidden, ids, shape)
+        self.known.append((hidden, ids, shape, found))
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,25 +106,34 @@ class Several(Objective):
         )
         return objective, own, mine
 
-    def at(self, batch: Batch) -> Int[Array, "rows n"] | None:
-        places = []
+    def _places(self, batch: Batch) -> tuple[list[tuple], list[Any]]:
+        """What `_of_group` gives for each group and the number of its place, and the places, each once."""
+        groups, places = [], []
         for group in self._groups:
-            objective, own, _ = self._of_group(group, batch)
-            places.append(objective.at(own))
+            objective, own, mine = self._of_group(group, batch)
+            at = objective.at(own)
+            known = next((number for number, other in enumerate(places) if other is at), len(places))
+            if known == len(places):
+                places.append(at)
+            groups.append((objective, own, mine, known))
+        return groups, places
+
+    def at(self, batch: Batch) -> Int[Array, "rows n"] | None:
+        _, places = self._places(batch)
         # Where one of them needs all, the others find theirs among all.
         return None if any(at is None for at in places) else jnp.concatenate(places, axis=1)
 
     def score(self, vocabulary: Vocabulary, head: dict, frozen: Any, hidden, batch: Batch) -> Scores:
-        tasks, outputs, losses, counts, start = list(self.parts), {}, 0.0, 0.0, 0
-        everywhere = self.at(batch) is None
-        for number, group in enumerate(self._groups):
-            objective, own, mine = self._of_group(group, batch)
-            at = objective.at(own)
-            if everywhere:
-                found = hidden if at is None else jnp.take_along_axis(hidden, at[..., None], axis=1)
-            else:
-                found, start = hidden[:, start : start + at.shape[1]], start + at.shape[1]
-            scores = objective.score(vocabulary, head.get(tasks[group[0]], {}), frozen[group[0]], found, own)
+        tasks, outputs, losses, counts = list(self.parts), {}, 0.0, 0.0
+        groups, places = self._places(batch)
+        if any(at is None for at in places):
+            parts = [hidden if at is None else jnp.take_along_axis(hidden, at[..., None], axis=1) for at in places]
+        else:
+            parts = jnp.split(hidden, np.cumsum([at.shape[1] for at in places])[:-1], axis=1)
+        vocabulary = _Once(vocabulary.backbone, vocabulary.params)
+        for number, (group, (objective, own, mine, place)) in enumerate(zip(self._groups, groups, strict=True)):
+            first = group[0]
+            scores = objective.score(vocabulary, head.get(tasks[first], {}), frozen[first], parts[place], own)
             outputs |= {f"{number}/{name}": value for name, value in scores.outputs.items()}
             losses, counts = losses + jnp.where(mine, scores.losses, 0.0), counts + jnp.where(mine, scores.counts, 0.0)
         return Scores(losses, counts, outputs)

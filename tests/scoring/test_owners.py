@@ -64,3 +64,33 @@ def test_what_a_batch_has_only_once_is_refused_by_its_owners_name():
     changed = Conditioning(deltas={"layers/attention/q/weight": Delta(factor=np.ones((1, 4)))})
     with pytest.raises(InputError, match="the prompt of 'b' holds deltas"):
         joined([Conditioning(soft=np.ones((2, 4))), changed], ["a", "b"])
+
+
+def test_what_several_tasks_ask_of_the_vocabulary_is_computed_once(stories, rows):
+    words = {"type": "verbalizer", "labels": {"0": ["bad", "so sad"], "1": "good"}}
+    others = {"type": "verbalizer", "labels": {"0": ["dull", "so bad"], "1": "happy"}}
+
+    def products(*objectives):
+        """How many products with the vocabulary a mixed batch of so many tasks takes."""
+        parts = {}
+        for number, objective in enumerate(objectives):
+            config = load_config({"model": STORIES, "template": "{soft:2} {text} {target}", "objective": objective})
+            parts[str(number)] = build(config, stories)
+        own = [
+            [dataclasses.replace(of_owner(example, owner, 2 * owner, stories.vocab_size), answers={"task": owner})
+             for example in part.encode(rows)]
+            for owner, part in enumerate(parts.values())
+        ]  # fmt: skip
+        examples = [example for part in own for example in part]
+        objective = Several({name: part.objective for name, part in parts.items()})
+        plan = plan_rows(examples, Order(len(examples), len(examples), shuffle=False))
+        batch = pack(examples, plan, num_words=objective.num_words)
+        batch = batch.replace(
+            answers=batch.answers | {f"{name}/{key}": batch.index for name in parts for key in ("label", "bytes")}
+        )
+        forward = Forward(stories, objective, ((),) * len(parts))
+        conditioning = joined([part.method.apply(part.init_trainable()) for part in parts.values()], list(parts))
+        text = jax.jit(forward).lower(conditioning, {}, forward.frozen(), batch).as_text()
+        return sum("dot_general" in line and str(stories.vocab_size) in line for line in text.splitlines())
+
+    assert products({"type": "generation"}, words, others) == products({"type": "generation"}, {"type": "generation"})
