@@ -197,7 +197,6 @@ class Decoder(nn.Module):
         late = self._late(soft, inputs, layers, prefix)
         _, (keys, values), _ = self._run(x_rse, layers, prefix, keep_keys_values=True, late=late)
         keys, values = keys[:, 0], values[:, 0]
-        slots = slots_of(prefix) if late is None else slots_behind(prefix, ids >= self.config.vocab_size)
         if prefix is not None:
             keys = jnp.concatenate([prefix.keys.astype(keys.dtype), keys], axis=1)
             values = jnp.concatenate([prefix.values.astype(values.dtype), values], axis=1)
