@@ -37,6 +37,7 @@ class Method(Protocol):
       with_context, asked: left out by most; gives the method that is made of so many labelled training examples.
       project: left out by most; what becomes of the parameters after each step, `trainable -> trainable`.
       further_loss: left out by most; what is learned by beside the loss of the examples, see `methods/cpt.py`.
+      shared: left out by most; the groups of parameters that several tasks learn together, see `methods/multitask.py`.
       reads_text: whether its soft rows depend on the text of each example; left out: they do not.
     """
 
