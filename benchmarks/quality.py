@@ -23,7 +23,7 @@ from jaxprompt import generate, load_backbone, load_config, train
 from jaxprompt.experiment.build import Experiment, build
 from jaxprompt.experiment.data import encoded_validation
 from jaxprompt.experiment.rows import validation_rows
-from jaxprompt.inference.predict import score
+from jaxprompt.inference.score import score
 from jaxprompt.prompts import Prompt
 from jaxprompt.reports.terminal import Reporter
 

@@ -7,7 +7,8 @@ from jaxprompt.config import load_config
 from jaxprompt.experiment.build import build, configured_backbone
 from jaxprompt.experiment.data import encoded_validation
 from jaxprompt.experiment.rows import validation_rows
-from jaxprompt.inference.predict import predict, score
+from jaxprompt.inference.predict import predict
+from jaxprompt.inference.score import score
 from jaxprompt.prompts import FILE_NAME, Prompt
 from jaxprompt.reports.terminal import Reporter
 from jaxprompt.training.loop import train

@@ -359,13 +359,14 @@ def test_generate_continues_with_a_runs_template_and_prompt(here, capsys, storie
 
 OPTIONS = {
     "train": ["CONFIG.yaml", "KEY=VALUE", "--json"],
-    "evaluate": ["RUN", "KEY=VALUE", "--data FILE", "--predictions FILE", "--json"],
-    "predict": ["RUN", "KEY=VALUE", "--text TEXT", "--file FILE", "--json"],
+    "evaluate": ["RUN", "KEY=VALUE", "--data FILE", "--predictions FILE", "--prompt PATH", "--ensemble", "--json"],
+    "predict": ["RUN", "KEY=VALUE", "--text TEXT", "--file FILE", "--prompt PATH", "--ensemble", "--json"],
     "generate": [
         "RUN|MODEL", "KEY=VALUE", "--text TEXT", "--file FILE", "--dtype", "--max-new-tokens", "--temperature", "--top-k", "--top-p",
         "--seed", "--batch-size", "--json",
     ],
     "merge": ["RUN", "--out FOLDER", "--model MODEL", "--json"],
+    "similar": ["RUN", "--json"],
     "tasks": ["NAME", "--form", "--model MODEL", "--json"],
     "methods": ["--model MODEL", "--length N", "--json"],
     "data": ["{prepare}", "[SPLIT=]FILE", "--out DIR", "--encoding", "--columns A,B", "--pattern", "--json"],

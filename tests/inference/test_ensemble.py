@@ -9,7 +9,8 @@ import pytest
 import jaxprompt
 from jaxprompt import commands
 from jaxprompt.errors import InputError
-from jaxprompt.inference.predict import evaluate_run, load_run, predict_run, score
+from jaxprompt.inference.predict import evaluate_run, load_run, predict_run
+from jaxprompt.inference.score import score
 from jaxprompt.scoring.ensemble import combined
 from jaxprompt.scoring.evaluate import Evaluation
 from tests.conftest import STORIES

@@ -12,7 +12,8 @@ import jaxprompt
 from jaxprompt.config import load_config
 from jaxprompt.experiment.build import build
 from jaxprompt.experiment.data import TrainingData
-from jaxprompt.inference.predict import load_run, score
+from jaxprompt.inference.predict import load_run
+from jaxprompt.inference.score import score
 from jaxprompt.methods import METHODS
 from tests.conftest import STORIES, with_biases
 from tests.devices import run_on_eight_devices

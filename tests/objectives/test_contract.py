@@ -11,7 +11,8 @@ import jaxprompt
 from jaxprompt.config import load_config
 from jaxprompt.experiment.build import build
 from jaxprompt.experiment.data import TrainingData
-from jaxprompt.inference.predict import load_run, predict, score
+from jaxprompt.inference.predict import load_run, predict
+from jaxprompt.inference.score import score
 from jaxprompt.objectives import OBJECTIVES
 from jaxprompt.scoring.forward import Forward
 from tests.conftest import STORIES

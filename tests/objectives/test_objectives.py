@@ -7,7 +7,7 @@ import pytest
 
 from jaxprompt.config import load_config
 from jaxprompt.experiment.build import build
-from jaxprompt.inference.predict import score
+from jaxprompt.inference.score import score
 from jaxprompt.metrics import ACCURACY
 from jaxprompt.objectives.pooling import pool
 from jaxprompt.types import Inputs
