@@ -81,11 +81,13 @@ def check_losses_and_gradients(backbone, tasks, rows):
         assert float(counts[number]) == float(count)
 
 
-@pytest.mark.parametrize("kind", ["stories", pytest.param("windowed", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["stories", "windowed"])
 def test_a_mixed_batch_of_a_decoder_has_the_losses_and_gradients_that_each_task_has_alone(request, rows, kind):
     check_losses_and_gradients(request.getfixturevalue(kind), DECODER, rows)
 
 
+@pytest.mark.slow
 def test_so_has_one_of_an_encoder(masked, rows):
     check_losses_and_gradients(masked, ENCODER, rows)
 

@@ -66,6 +66,7 @@ def test_the_labels_of_the_examples_are_learned_by_too(stories, rows):
     assert float(metrics["loss"]) == pytest.approx((float(alone.loss) + examples * float(sum(nll))) / count, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_changes_stay_within_their_bounds_and_a_run_needs_no_rows_to_be_used(stories, rows, tmp_path, quiet):
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -113,6 +113,7 @@ def test_an_encoder_is_changed_everywhere(masked, rows):
         np.testing.assert_allclose(got, masked.apply(masked.params, inputs, soft=table.soft)[0, 3:], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_of_an_encoder_decoder_the_encoders_text_is_changed(seq2seq, rows):
     experiment = experiment_of(seq2seq, rows, "Review: {soft:4}{text} {target}")
     conditioning = fold(experiment.method, moved(experiment))

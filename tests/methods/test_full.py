@@ -23,6 +23,7 @@ from tests.conftest import GOLDEN
 from tests.methods.test_contract import config
 
 
+@pytest.mark.slow
 def test_with_a_prompt_each_has_a_rate_and_what_it_costs_is_said_first(stories, rows, tmp_path, capsys):
     given = config("soft", rows, run_dir=str(tmp_path / "run"))
     given["method"] = {"name": "together", "parts": [{"name": "soft"}, {"name": "full"}]}

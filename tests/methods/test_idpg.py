@@ -82,6 +82,7 @@ def test_an_encoders_rows_are_made_of_the_field(masked, rows):
         masked.hidden([[101, 2009, 102]], prompt=experiment.prompt(moved(experiment)))
 
 
+@pytest.mark.slow
 def test_of_an_encoder_decoder_the_encoders_text_is_read(seq2seq, rows):
     experiment = experiment_of(seq2seq, rows, "Review: {soft:4}{text} {target}")
     conditioning = fold(experiment.method, moved(experiment))
@@ -98,6 +99,7 @@ def test_of_an_encoder_decoder_the_encoders_text_is_read(seq2seq, rows):
     assert found != write(seq2seq, search, contexts, Conditioning(soft=conditioning.soft), 2)
 
 
+@pytest.mark.slow
 def test_text_is_written_behind_rows_of_its_own(stories, rows):
     experiment = experiment_of(stories, rows, CAUSAL)
     conditioning = fold(experiment.method, moved(experiment))

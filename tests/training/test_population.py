@@ -210,6 +210,7 @@ def everything(run_dir):
     return {name: value for name, value in found.items() if not name.endswith("config.yaml")}
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_uninterrupted_with_members_that_stop_and_one_that_fails(
     stories, rows, tmp_path, quiet, monkeypatch
 ):
