@@ -166,5 +166,6 @@ def test_text_generation(mesh, tokenizer, folder):
     soft = jax.ShapeDtypeStruct((4, backbone.soft_size), jnp.float32)
     source = inputs() if backbone.seq2seq else None
     key = jax.eval_shape(lambda: jax.random.key(0))
-    arrays = on_chip((backbone.params, rows, lengths, soft, None, source, None, key), mesh)
+    # first, read and owners: nothing is shared, marked or owned.
+    arrays = on_chip((backbone.params, rows, lengths, soft, None, source, None, None, None, None, key), mesh)
     check(_decode.lower(_Model(backbone), search, *arrays).compile())
