@@ -118,7 +118,7 @@ CASES = {
     "length in the text": ({"prompt_length": [1, 4], "seed": [0, 1]}, {"template": "{text} {soft:1} It was {target}"}),
     "length and no text": ({"prompt_length": [2, 5]}, {"template": "{soft:1}{text} It was {target}",
                            "method": {"name": "p_tuning", "hidden": 8},
-                           "optimizer": SGD}),
+                           "optimizer": SGD | {"learning_rate": 0.1}}),
     "prefix": ({"method.length": [2, 5]}, {"method": {"name": "prefix"}, "template": "Read. {text} It was {target}",
                "optimizer": SGD}),
 }  # fmt: skip
