@@ -1,6 +1,5 @@
 """A config from a YAML file and overrides: keys, help, and errors in one line."""
 
-import copy
 import re
 import types
 import typing
@@ -85,7 +84,7 @@ def load_config(source: str | Path | Mapping | Config, overrides: Mapping[str, A
         if config.population:
             raise InputError("population is of one task, and there are tasks: leave one of them out")
         parts = _task_configs(tree)
-        own = {task: {key: part.model_dump()[key] for key in TASK_KEYS} for task, part in parts.items()}
+        own = {task: part.model_dump(include=set(TASK_KEYS)) for task, part in parts.items()}
         return config.model_copy(update={"tasks": own})
     if config.template is None and config.chat is None:
         raise InputError(f"config lacks 'template': {Config.model_fields['template'].description} (or chat, or task)")
@@ -130,11 +129,10 @@ def _task_configs(tree: Mapping) -> dict[str, Config]:
 
 def _of_task(tree: Mapping, own: Mapping) -> dict:
     """The keys of one task over those that all share."""
-    merged = copy.deepcopy({key: value for key, value in tree.items() if key not in ("tasks", "run_dir")})
-    # How much of each task is drawn is of all tasks together.
-    for key in ("weights", "temperature"):
-        if isinstance(merged.get("data"), dict):
-            merged["data"].pop(key, None)
+    merged = {key: value for key, value in tree.items() if key not in ("tasks", "run_dir")}
+    if isinstance(merged.get("data"), Mapping):
+        # How much of each task is drawn is of all tasks together.
+        merged["data"] = {k: v for k, v in merged["data"].items() if k not in ("weights", "temperature")}
     if any(own.get(key) is not None for key in ("task", "template", "chat")):
         for key in ("task", "form", "template", "chat"):
             merged.pop(key, None)
@@ -142,7 +140,7 @@ def _of_task(tree: Mapping, own: Mapping) -> dict:
         choice, under = Config.choices.get(key), merged.get(key)
         other = choice is not None and choice.name_of(value) != choice.name_of(under or {})
         both = isinstance(value, Mapping) and isinstance(under, Mapping) and not other
-        merged[key] = {**under, **value} if both else copy.deepcopy(value)
+        merged[key] = {**under, **value} if both else value
     # Computed by itself, text ahead of the prompts would be of one task.
     merged["data"] = {**merged.get("data", {}), "ahead": merged.get("data", {}).get("ahead") or False}
     return merged

@@ -254,14 +254,16 @@ def pack(
             for name, value in example.answers.items():
                 answers[name][r, slot] = value
             numbers[r, slot] = index[i]
-            owners[r, here] = example.owner or 0
+            if owns:
+                owners[r, here] = example.owner
             start, scored = here.stop, there.stop
             if example.source is not None:
                 source = slice(begun, begun + len(example.source))
                 source_ids[r, source] = example.source
                 source_positions[r, source] = counting(len(example.source))
                 source_segments[r, source] = slot + 1
-                source_owners[r, source] = example.owner or 0
+                if owns:
+                    source_owners[r, source] = example.owner
                 if source_reads:
                     source_read[r, source] = example.source_read
                 begun = source.stop

@@ -171,6 +171,16 @@ def build(
     return Experiment(config, backbone, method, objective, encoder, tuple(variants))
 
 
+def rebuild(config: Config, prompt: Prompt, backbone: Backbone | None = None) -> Experiment:
+    """The parts of a finished run, whose prompt this is; arguments and errors as those of `build`.
+
+    Raises InputError for a prompt of another backbone.
+    """
+    experiment = build(config, backbone, label_names=prompt.info["labels"])
+    prompt.check(experiment.backbone)
+    return experiment
+
+
 def _encoder(
     config: Config, objective: Objective, method: Method, backbone: Backbone, template: Template
 ) -> RowEncoder:

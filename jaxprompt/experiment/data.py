@@ -1,9 +1,7 @@
 """A run's data: encoded, the shared leading ids taken off, packed into batches."""
 
 import dataclasses
-import hashlib
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from jaxprompt.data.packing import plan_rows, plan_separate, token_counts
 from jaxprompt.data.sources.base import JoinedSource, ListSource
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import Experiment
+from jaxprompt.experiment.fingerprint import fingerprint
 from jaxprompt.experiment.fresh import Fresh, augment_of, fresh_of, mixup_of
 from jaxprompt.experiment.rows import naming, source_name, training_parts, training_sources, validates, validation_rows
 from jaxprompt.machine.files import writing
@@ -39,10 +38,6 @@ from jaxprompt.types import Batch
 # only where it is clear.
 COMPILE_SECONDS = 10.0
 FLOPS_PER_SECOND = 3e14
-# What tells examples apart. Nothing is mixed into those that are encoded once, what is read follows from the template, and
-# owners are given later.
-_DERIVED = ("mix_ids", "mix", "read", "source_read", "owner")
-_IDENTITY = tuple(field.name for field in dataclasses.fields(Encoded) if field.name not in _DERIVED)
 # Examples from which the shapes of batches are planned, where they are not all known.
 SAMPLE = 2000
 
@@ -97,7 +92,7 @@ class TrainingData:
         valid_rows = validation_rows(config) if validates(config) else []
         valid = encoded_validation(experiment, valid_rows) if valid_rows else []
         # Before the shared ids are taken off: they count too.
-        fingerprint = _fingerprint(experiment, train, valid, "" if drawn is None else drawn.fingerprint)
+        found = fingerprint(experiment, train, valid, "" if drawn is None else drawn.fingerprint)
         if drawn is not None and drawn.fresh is not None:
             fresh = drawn.fresh.shared_ids()
             most = fresh if most is None else most[: shared_length([fresh, most])]
@@ -113,22 +108,14 @@ class TrainingData:
             most_frequent = majority(*known)
         loader = None
         if drawn is not None:
-            if config.train.batch_size % config.train.accumulate:
-                raise InputError(
-                    f"train.batch_size {config.train.batch_size} does not divide into train.accumulate "
-                    f"{config.train.accumulate} parts: change one"
-                )
-            # A batch of all rows has the gradient of any larger one, which would only hold them again and again.
-            whole = -(-sum(drawn.sizes) // config.train.accumulate) * config.train.accumulate
-            batch_size = min(config.train.batch_size, whole)
-            loader = training_loader(experiment, drawn, train, batch_size, len(hoisted))
+            loader = training_loader(experiment, drawn, train, batch_size_for(config, sum(drawn.sizes)), len(hoisted))
         return cls(
             hoisted=hoisted,
             train=loader,
             validation=evaluation_data(experiment, valid) if valid else None,
             validation_rows=valid_rows,
             accumulate=config.train.accumulate,
-            fingerprint=fingerprint,
+            fingerprint=found,
             majority=most_frequent,
             truncated={
                 name: count
@@ -307,6 +294,15 @@ def split(experiment: Experiment, sets: Sequence[list[Encoded]], hoisted: Sequen
     return apart if asked or worth else sets
 
 
+def batch_size_for(config: Config, rows: int) -> int:
+    """Examples in a batch of a data set of so many rows. Raises InputError for parts of several sizes."""
+    size, parts = config.train.batch_size, config.train.accumulate
+    if size % parts:
+        raise InputError(f"train.batch_size {size} does not divide into train.accumulate {parts} parts: change one")
+    # A batch of all rows has the gradient of any larger one, which would only hold them again and again.
+    return min(size, -(-rows // parts) * parts)
+
+
 def training_loader(
     experiment: Experiment, drawn: TrainingExamples, examples: list[Encoded], batch_size: int, hoisted: int
 ) -> Loader | FreshLoader:
@@ -377,23 +373,3 @@ def evaluation_data(experiment: Experiment, examples: list[Encoded]) -> Evaluati
 def encoded_validation(experiment: Experiment, rows: list[dict]) -> list[Encoded]:
     """Validation rows encoded, with the answers that they have."""
     return _encoded(experiment, "validation", rows, required=False)
-
-
-def _fingerprint(experiment: Experiment, train: Sequence[Encoded], valid: Sequence[Encoded], stream: str) -> str:
-    """Covers the tokenizer, the template, the labels with their words, and every encoded row; of a stream, its files."""
-    objective = experiment.objective
-    what = [
-        experiment.encoder.tokens.fingerprint,
-        experiment.encoder.template.text,
-        objective.label_names,
-        objective.label_texts,
-    ]
-    digest = hashlib.sha256(f"{json.dumps(what)}{stream}".encode())
-    for part in (train, valid):
-        digest.update(f"{len(part)} examples".encode())
-        for example in part:
-            for name in _IDENTITY:
-                value = getattr(example, name)
-                digest.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
-                digest.update(b"|")
-    return digest.hexdigest()[:16]

@@ -1,7 +1,6 @@
 """A population's parts: experiments that share a backbone, and the batches of their members."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from jaxprompt.data.stacked import Chained, StackedLoader
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import Experiment, build, soft_length
 from jaxprompt.experiment.data import EvaluationData, TrainingData, make_loader
+from jaxprompt.experiment.fingerprint import fingerprint_of
 from jaxprompt.machine.background import Background
 from jaxprompt.methods import make_method
 from jaxprompt.reports.terminal import Reporter
@@ -87,12 +87,11 @@ def load_together(experiments: Sequence[Experiment], keys: Sequence[int]) -> Tra
     if validation is not None and of_lengths:
         loaders = _planned(experiments[0], [part.validation.loader for part in parts])
         validation = EvaluationData(StackedLoader(loaders, tuple(member), **here), validation.size)
-    fingerprints = "".join(parts[at].fingerprint for at in member)
     return dataclasses.replace(
         first,
         train=train,
         validation=validation,
-        fingerprint=hashlib.sha256(fingerprints.encode()).hexdigest()[:16],
+        fingerprint=fingerprint_of(parts[at].fingerprint for at in member),
         truncated={
             name: max(part.truncated.get(name, 0) for part in parts)
             for name in dict.fromkeys(name for part in parts for name in part.truncated)

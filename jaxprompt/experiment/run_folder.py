@@ -50,7 +50,11 @@ def read_run(run_dir: str | Path, overrides: Sequence[str] = ()) -> tuple[Config
 
     Raises InputError when the folder is no finished run, or the prompt is not of this config.
     """
-    config = run_config(run_dir, overrides)
+    return best_of(run_config(run_dir, overrides), run_dir, overrides)
+
+
+def best_of(config: Config, run_dir: str | Path, overrides: Sequence[str] = ()) -> tuple[Config, Prompt]:
+    """As `read_run`, of a folder whose config is read."""
     if config.population:
         best = (finished(Path(run_dir)) or {}).get("best_member")
         if not isinstance(best, str):

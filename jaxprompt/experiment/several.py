@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -15,7 +14,8 @@ from jaxprompt.data.mixing import Mixture, temperature_weights
 from jaxprompt.data.order import Order
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import Experiment, build
-from jaxprompt.experiment.data import TrainingData, evaluation_data, make_loader
+from jaxprompt.experiment.data import TrainingData, batch_size_for, evaluation_data, make_loader
+from jaxprompt.experiment.fingerprint import fingerprint_of
 from jaxprompt.machine.background import Background
 from jaxprompt.methods import Method
 from jaxprompt.methods.per_task import PerTask
@@ -23,7 +23,7 @@ from jaxprompt.objectives.several import Several
 from jaxprompt.prompts import Prompt
 from jaxprompt.reports.terminal import Reporter
 from jaxprompt.scoring.evaluate import Evaluation
-from jaxprompt.scoring.owners import joined, of_owner
+from jaxprompt.scoring.owners import joined, moved, of_owner
 from jaxprompt.text.encoded import Encoded
 from jaxprompt.types import Conditioning
 
@@ -56,6 +56,12 @@ class SeveralExperiment(Experiment):
         backbone = self.backbone.loaded()
         parts = {task: dataclasses.replace(part, backbone=backbone) for task, part in self.parts.items()}
         return dataclasses.replace(self, backbone=backbone, parts=parts)
+
+    @property
+    def rows_before(self) -> list[int]:
+        """How many soft rows stand before those of each task."""
+        lengths = [part.encoder.template.soft_length for part in self.parts.values()]
+        return [sum(lengths[:number]) for number in range(len(lengths))]
 
     def learned(self, prompts: Sequence[Prompt]) -> tuple[Conditioning, dict]:
         """The conditioning and the heads of the tasks' prompts, for a mixed batch."""
@@ -104,8 +110,7 @@ class SeveralData(TrainingData):
         loader = None
         if train:
             sizes = [len(examples) for examples in train]
-            whole = -(-sum(sizes) // config.train.accumulate) * config.train.accumulate
-            order = _mixture(experiment, sizes, min(config.train.batch_size, whole))
+            order = _mixture(experiment, sizes, batch_size_for(config, sum(sizes)))
             loader = make_loader(experiment, _chained(train), order, config.train.accumulate)
         return cls(
             hoisted=hoisted,
@@ -113,7 +118,7 @@ class SeveralData(TrainingData):
             validation=evaluation_data(experiment, _chained(valid)) if valid else None,
             validation_rows=[],
             accumulate=config.train.accumulate,
-            fingerprint=hashlib.sha256("".join(part.fingerprint for part in parts.values()).encode()).hexdigest()[:16],
+            fingerprint=fingerprint_of(part.fingerprint for part in parts.values()),
             majority=None,
             truncated={f"{task} {name}": n for task, part in parts.items() for name, n in part.truncated.items()},
             parts=parts,
@@ -131,16 +136,16 @@ def numbered(
         for example in itertools.islice(itertools.chain(*of_task), 1)
         for name, value in example.answers.items()
     }
-    found, hoisted, before = [], [], 0
+    found, hoisted = [], []
     for owner, (task, of_task) in enumerate(sets.items()):
+        before = experiment.rows_before[owner]
 
         def own(example, owner=owner, task=task, before=before):
             answers = objective.numbers_of(task, example.answers, none)
             return dataclasses.replace(of_owner(example, owner, before, vocab_size), answers=answers)
 
         found.append(tuple([own(example) for example in examples] for examples in of_task))
-        hoisted.append(tuple(i + before if i >= vocab_size else i for i in shared[task]))
-        before += experiment.parts[task].encoder.template.soft_length
+        hoisted.append(tuple(moved(shared[task], before, vocab_size).tolist()))
     return found, tuple(hoisted)
 
 

@@ -17,6 +17,7 @@ from jaxprompt.prompts import Prompt
 from jaxprompt.scoring.decode import Search
 from jaxprompt.scoring.writing import Contexts, contexts_of, leading, search_of, write
 from jaxprompt.text.tokens import whole_ids
+from jaxprompt.text.values import text_value
 from jaxprompt.types import Conditioning
 
 # Per option: its kind, whether a value is possible, and what it must be.
@@ -182,6 +183,11 @@ def rows_of(texts: Iterable[str | dict], fields: Sequence[str]) -> list[dict]:
             raise InputError(f"the template has the fields {', '.join(fields) or '(none)'}: give rows with all of them")
         rows.append({fields[0]: text} if isinstance(text, str) else text)
     return rows
+
+
+def shown_input(row: Mapping, fields: Sequence[str], number: int) -> str:
+    """What is shown of row `number`, from 1: its fields' texts."""
+    return " | ".join(text_value(row, field, number) for field in fields if field in row)
 
 
 def _listed(texts) -> list[str | Mapping]:

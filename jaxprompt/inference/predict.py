@@ -14,19 +14,18 @@ from jaxprompt.data.select import selected
 from jaxprompt.data.sources import Source
 from jaxprompt.data.sources.base import ListSource
 from jaxprompt.errors import InputError, did_you_mean
-from jaxprompt.experiment.build import Experiment, build, configured_backbone
+from jaxprompt.experiment.build import Experiment, configured_backbone, rebuild
 from jaxprompt.experiment.data import encoded_validation
 from jaxprompt.experiment.figures import figures_of
 from jaxprompt.experiment.final import PREDICTIONS, judged
 from jaxprompt.experiment.rows import validation_rows
-from jaxprompt.experiment.run_folder import is_run, member_folders, read_run, run_config
-from jaxprompt.inference.generate import generate, naming_source, rows_of
+from jaxprompt.experiment.run_folder import best_of, is_run, member_folders, read_run, run_config
+from jaxprompt.inference.generate import generate, naming_source, rows_of, shown_input
 from jaxprompt.inference.score import score_each
 from jaxprompt.inference.several import evaluate_several, load_several, predict_several
 from jaxprompt.objectives import OBJECTIVES
 from jaxprompt.prompts import Prompt, load_prompt
 from jaxprompt.scoring.ensemble import HOW, combined
-from jaxprompt.text.values import text_value
 
 
 def load_run(
@@ -42,13 +41,7 @@ def load_run(
       InputError: the folder is no finished run, or cannot be run on this machine.
     """
     config, prompt = read_run(run_dir, overrides)
-    return _built(config, prompt, backbone), prompt
-
-
-def _built(config: Config, prompt: Prompt, backbone: Backbone | None) -> Experiment:
-    experiment = build(config, backbone, label_names=prompt.info["labels"])
-    prompt.check(experiment.backbone)
-    return experiment
+    return rebuild(config, prompt, backbone), prompt
 
 
 def _to_write(config: Config) -> Config:
@@ -80,10 +73,10 @@ def evaluate_run(
         if data is not None or predictions is not None or prompts or ensemble is not None:
             raise InputError(f"run {str(run_dir)!r} is of several tasks: use the folder of one of them, RUN/tasks/NAME")
         return evaluate_several(*load_several(whole, run_dir, backbone, overrides), Path(run_dir))
-    config, prompt = read_run(run_dir, overrides)
+    config, prompt = best_of(whole, run_dir, overrides)
     if OBJECTIVES[config.objective.type].writes and config.evaluation.metrics:
         config = _to_write(config)
-    experiment = _built(config, prompt, backbone)
+    experiment = rebuild(config, prompt, backbone)
     figures = figures_of(config, experiment.objective)
     if data is not None:
         used = config.data.model_copy(update={"validation": data, "validation_rows": None, "holdout": None})
@@ -91,7 +84,7 @@ def evaluate_run(
     rows = validation_rows(experiment.config)
     several = ensemble_of(run_dir, experiment, prompt, prompts, ensemble)
     each = score_each(experiment, several, encoded_validation(experiment, rows))
-    found = combined(each, ensemble or HOW[0]) if len(several) > 1 else each[0]
+    found = combined(each, ensemble)
     if predictions is None and data is None and len(several) == 1:
         predictions = Path(run_dir) / PREDICTIONS
     conditioning = jax.tree.map(jnp.asarray, prompt.conditioning)
@@ -128,7 +121,8 @@ def predict_run(
         if prompts or ensemble is not None:
             raise InputError(f"run {str(run_dir)!r} is of several tasks: an ensemble is of one, RUN/tasks/NAME")
         return predict_several(*load_several(whole, run_dir, backbone, overrides), texts)
-    experiment, prompt = load_run(run_dir, backbone, overrides)
+    config, prompt = best_of(whole, run_dir, overrides)
+    experiment = rebuild(config, prompt, backbone)
     return predict(experiment, ensemble_of(run_dir, experiment, prompt, prompts, ensemble), texts, ensemble)
 
 
@@ -172,16 +166,13 @@ def predict(
         if isinstance(texts, Source):
             texts = ListSource(texts.name, selected(texts, experiment.config.data.rename, {}))
         rows = rows_of(texts, fields)
-        shown = [
-            " | ".join(text_value(row, field, number) for field in fields if field in row)
-            for number, row in enumerate(rows, 1)
-        ]
+        shown = [shown_input(row, fields, number) for number, row in enumerate(rows, 1)]
         examples = [] if experiment.objective.writes else experiment.encode(rows, labelled=False)
     if experiment.objective.writes:
         written = generate(experiment.backbone, texts if isinstance(texts, Source) else rows, prompts[0])
         return [{"input": i, "prediction": w.strip()} for i, w in zip(shown, written, strict=True)]
     each = score_each(experiment, prompts, examples)
-    found = combined(each, ensemble or HOW[0]) if len(each) > 1 else each[0]
+    found = combined(each, ensemble)
     answers = experiment.objective.present(found.outputs)
     shown_of = experiment.objective.shown
     return [{"input": text, **shown_of(row, answer)} for text, row, answer in zip(shown, rows, answers, strict=True)]

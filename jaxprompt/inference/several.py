@@ -10,20 +10,21 @@ import jax.numpy as jnp
 from jaxprompt.backbone import Backbone
 from jaxprompt.config import Config
 from jaxprompt.errors import InputError, did_you_mean
-from jaxprompt.experiment.build import build
+from jaxprompt.experiment.build import rebuild
 from jaxprompt.experiment.data import encoded_validation, hoist
 from jaxprompt.experiment.figures import figures_of
 from jaxprompt.experiment.final import PREDICTIONS, judged
 from jaxprompt.experiment.rows import validates, validation_rows
 from jaxprompt.experiment.run_folder import read_run
 from jaxprompt.experiment.several import TASKS, SeveralExperiment, means, naming_task, numbered
+from jaxprompt.inference.generate import shown_input
 from jaxprompt.inference.score import scored
 from jaxprompt.objectives.several import TASK
 from jaxprompt.prompts import Prompt
 from jaxprompt.scoring.evaluate import Evaluation
 from jaxprompt.scoring.writing import Contexts, contexts_of, search_of, write
 from jaxprompt.text.encoded import Encoded
-from jaxprompt.text.values import shown, text_value
+from jaxprompt.text.values import shown
 
 
 def load_several(
@@ -34,9 +35,8 @@ def load_several(
     for task in config.tasks:
         with naming_task(task):
             of_task, prompts[task] = read_run(Path(run_dir) / TASKS / task, overrides)
-            parts[task] = build(of_task, backbone, label_names=prompts[task].info["labels"])
+            parts[task] = rebuild(of_task, prompts[task], backbone)
             backbone = parts[task].backbone
-            prompts[task].check(backbone)
     return SeveralExperiment.of(config, parts), prompts
 
 
@@ -117,8 +117,7 @@ def predict_several(
     found = []
     for number, row in enumerate(rows):
         fields = experiment.parts[row[TASK]].encoder.template.fields
-        text = " | ".join(text_value(row, field, number + 1) for field in fields if field in row)
-        found.append({TASK: row[TASK], "input": text, **answers[number]})
+        found.append({TASK: row[TASK], "input": shown_input(row, fields, number + 1), **answers[number]})
     return found
 
 
@@ -132,7 +131,8 @@ def write_several(
     batch_size: int = 8,
 ) -> dict[str, list[str]]:
     """Writes for each task's rows under its prompt, in the same batches. Raises InputError as `generate`."""
-    backbone, contexts, searches, before, total = experiment.backbone, {}, {}, [], 0
+    experiment, contexts, searches = _of(experiment, list(rows)), {}, {}
+    backbone = experiment.backbone
     for task, own in rows.items():
         encoder, prompt = experiment.parts[task].encoder, prompts[task]
         with naming_task(task):
@@ -140,11 +140,9 @@ def write_several(
             searches[task], contexts[task] = search_of(
                 backbone, of_task, encoder, prompt.prefix, max_new_tokens=max_new_tokens, num_beams=num_beams
             )
-        before.append(total)
-        total += 0 if prompt.soft is None else len(prompt.soft)
     if len(set(searches.values())) > 1:
         raise InputError(f"the texts of {', '.join(rows)} begin or end otherwise: predict with each task's own folder")
-    together = Contexts.of_owners(list(contexts.values()), before, backbone.vocab_size)
-    conditioning, _ = _of(experiment, list(rows)).learned([prompts[task] for task in rows])
+    together = Contexts.of_owners(list(contexts.values()), experiment.rows_before, backbone.vocab_size)
+    conditioning, _ = experiment.learned([prompts[task] for task in rows])
     texts = iter(write(backbone, next(iter(searches.values())), together, conditioning, batch_size))
     return {task: [next(texts) for _ in own] for task, own in rows.items()}

@@ -14,7 +14,10 @@ from jaxprompt.types import Conditioning, Delta
 
 
 class Adapted(struct.PyTreeNode):
-    """A frozen weight and a learned change of what it gives: what `layers.linear` multiplies with in place of a weight; of stacked layers, with a leading axis throughout."""
+    """A frozen weight and a learned change of what it gives, which `layers.linear` multiplies with in its place.
+
+    Of stacked layers, with a leading axis throughout.
+    """
 
     base: Any
     delta: Delta

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from jaxprompt.errors import InputError
+from jaxprompt.metrics.classification import probabilities
 from jaxprompt.scoring.evaluate import Evaluation
 
 How = Literal["mean", "vote"]
@@ -14,17 +15,19 @@ HOW = ("mean", "vote")
 _BESIDE_VOTES = 1e-6
 
 
-def combined(found: Sequence[Evaluation], how: How) -> Evaluation:
-    """The evaluation of an ensemble.
+def combined(found: Sequence[Evaluation], how: How | None = None) -> Evaluation:
+    """The evaluation of an ensemble, by default by "mean"; of one prompt, its own.
 
     By "mean", a class has the mean of its probabilities, and a number is the mean of the numbers. By "vote", a class has
     the share of the prompts that answer with it; of equal shares the one of the larger mean probability is answered.
 
     Raises InputError for answers that are neither, or a vote on numbers.
     """
+    if len(found) == 1:
+        return found[0]
     outputs, answers = [one.outputs for one in found], found[0].answers
     if "logits" in outputs[0]:
-        shares = np.stack([_probabilities(one["logits"]) for one in outputs])
+        shares = np.stack([probabilities(one["logits"].astype(np.float64)) for one in outputs])
         mean = shares.mean(0)
         if how == "vote":
             votes = np.eye(mean.shape[-1])[shares.argmax(-1)].mean(0)
@@ -35,8 +38,3 @@ def combined(found: Sequence[Evaluation], how: How) -> Evaluation:
     if how == "vote":
         raise InputError("numbers have no majority: set --ensemble mean")
     return Evaluation({"value": np.mean([one["value"] for one in outputs], axis=0)}, answers)
-
-
-def _probabilities(logits: np.ndarray) -> np.ndarray:
-    weights = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)

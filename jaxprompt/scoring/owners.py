@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int32
 
 from jaxprompt.errors import InputError
-from jaxprompt.text.encoded import Encoded
+from jaxprompt.text.encoded import Encoded, int32
 from jaxprompt.types import Conditioning, Inputs, Prefix
 
 _TOGETHER = ("soft", "prefix", "source_prefix")
@@ -42,21 +43,24 @@ def _side_by_side(prefixes: Sequence[Prefix | None]) -> Prefix | None:
         keys=jnp.concatenate([prefix.keys for _, prefix in there], axis=1),
         values=jnp.concatenate([prefix.values for _, prefix in there], axis=1),
         length=max(lengths),
-        owners=jnp.repeat(
-            jnp.asarray([owner for owner, _ in there]), np.asarray(counts), total_repeat_length=sum(counts)
-        ),
-        places=jnp.concatenate([jnp.arange(count) for count in counts]),
+        owners=jnp.asarray(np.repeat([owner for owner, _ in there], counts)),
+        places=jnp.asarray(np.concatenate([np.arange(count) for count in counts])),
         lengths=lengths,
     )
 
 
+def moved(ids: Sequence[int], rows_before: int, vocab_size: int) -> Int32[np.ndarray, "length"]:
+    """Ids whose soft rows are numbered behind those of the owners before theirs."""
+    ids = int32(ids)
+    return np.where(ids >= vocab_size, ids + np.int32(rows_before), ids)
+
+
 def of_owner(example: Encoded, owner: int, rows_before: int, vocab_size: int) -> Encoded:
     """An example of one owner, its soft rows numbered behind those of the owners before it."""
-
-    def moved(ids):
-        return None if ids is None else np.where(ids >= vocab_size, ids + rows_before, ids)
-
-    return dataclasses.replace(example, ids=moved(example.ids), source=moved(example.source), owner=owner)
+    ids, source = (
+        None if part is None else moved(part, rows_before, vocab_size) for part in (example.ids, example.source)
+    )
+    return dataclasses.replace(example, ids=ids, source=source, owner=owner)
 
 
 def in_one_row(parts: Sequence[Sequence[int]], starts: Sequence[int]) -> Inputs | None:

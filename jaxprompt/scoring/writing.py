@@ -15,7 +15,7 @@ from jaxprompt.errors import InputError, not_finite, within_memory
 from jaxprompt.machine import compiler
 from jaxprompt.models.adapted import adapted
 from jaxprompt.scoring.decode import Search, decode
-from jaxprompt.scoring.owners import in_one_row
+from jaxprompt.scoring.owners import in_one_row, moved
 from jaxprompt.text.encode import RowEncoder, Trunk
 from jaxprompt.text.layout import split_sides
 from jaxprompt.text.tokens import text_tokenizer
@@ -60,12 +60,12 @@ class Contexts:
         shared, own, sources, owners = [], [], [], []
         for owner, (part, before) in enumerate(zip(parts, rows_before, strict=True)):
 
-            def moved(ids, before=before):
-                return [token + before if token >= vocab_size else token for token in ids]
+            def behind(ids, before=before):
+                return moved(ids, before, vocab_size).tolist()
 
-            shared.append(moved(part.shared))
-            own += map(moved, part.own)
-            sources += map(moved, part.sources or [])
+            shared.append(behind(part.shared))
+            own += map(behind, part.own)
+            sources += map(behind, part.sources or [])
             owners += [owner] * len(part.own)
         return cls(shared, own, sources or None, owners=owners)
 

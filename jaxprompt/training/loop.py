@@ -61,7 +61,7 @@ class Result:
 
 
 def train(config, *, backbone=None, reporter: Reporter | None = None, **overrides) -> Result:
-    """Learns a prompt, or those of a population; on an existing run folder of the same config, resumes it.
+    """Learns a prompt, or those of a population or of several tasks; on an existing run folder of the same config, resumes it.
 
     Args:
       config: a YAML file, a mapping or a `Config`.
@@ -356,15 +356,14 @@ class _Run:
                     member.keep(learner.trainable_of(state.trainable, at))
                 self._attempt(member, lambda: prompts.update({at: member.best_prompt()}))  # noqa: B023 (at once)
         scored = [member.best_found for member in self.members]
-        open_questions = (self.members[at] for at in prompts)
-        if self.data.validation is not None and any(m.known is None and m.best_found is None for m in open_questions):
+        known = {at: self.members[at].known for at in prompts}
+        if self.data.validation is not None and any(known[at] is None and scored[at] is None for at in prompts):
             given = [prompts.get(at, next(iter(prompts.values()))) for at in range(len(self.members))]
             scored = learner.evaluate(*self.place_state(learner.of_prompts(given)), self.place)
         results = {}
         for at, prompt in prompts.items():
-            member = self.members[at]
-            found = None if self.data.validation is None or member.known is not None else scored[at]
-            results[at] = member.finish(prompt, steps[at], found)
+            found = None if self.data.validation is None or known[at] is not None else scored[at]
+            results[at] = self.members[at].finish(prompt, steps[at], found, known[at] or {})
         best, metrics = learner.finish(results, prompts)
         shutil.rmtree(self.run_dir / CACHE, ignore_errors=True)
         return Result(best, metrics, self.run_dir)

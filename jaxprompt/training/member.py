@@ -156,13 +156,13 @@ class Member:
         """Whether the run leaves predictions."""
         return bool(self.figures.texts) or not self.experiment.objective.writes
 
-    def finish(self, prompt: Prompt, step: int, found: Evaluation | None) -> dict[str, Any]:
+    def finish(self, prompt: Prompt, step: int, found: Evaluation | None, final: dict[str, Any]) -> dict[str, Any]:
         """Writes the result, and returns it.
 
         Args:
           found: what the prompt scored, unless that is known, or there is no validation data.
+          final: its figures, where they are `known`; else empty.
         """
-        final = self.known or {}
         if found is not None:
             if self.figures.texts:
                 self.say("writing for the validation inputs ...")

@@ -245,8 +245,9 @@ class Population:
     def finish(self, results: dict[int, dict], prompts: dict[int, Prompt]) -> tuple[Prompt, dict]:
         """The best prompt, and what is said of the run; writes what there is beyond members' results and prompts.
 
-        That is the best prompt once more, and a result with the best member's name and figures, and for each figure of the members its mean, standard
-        deviation, least and largest value; without validation data, the best has the lowest training loss.
+        That is the best prompt once more, and a result with the best member's name and figures, and for each figure of the
+        members its mean, standard deviation, least and largest value; without validation data, the best has the lowest
+        training loss.
         """
         quality = self.members[0].figures.quality
 

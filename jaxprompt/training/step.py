@@ -87,12 +87,17 @@ def update(
     loss, count, grads = total
     scale = 1.0 / jnp.maximum(count, 1.0)
     grads = jax.tree.map(lambda g: g * scale, grads)
+    state = applied(method, optimizer, state, grads)
+    return state, {"loss": loss * scale, "count": count, "grad_norm": optax.tree.norm(grads)}
+
+
+def applied(method: Method, optimizer: optax.GradientTransformation, state: TrainState, grads: dict) -> TrainState:
+    """The state behind a step of the optimizer along a gradient."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
     if hasattr(method, "project"):
         trainable = method.project(trainable)
-    state = state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state)
-    return state, {"loss": loss * scale, "count": count, "grad_norm": optax.tree.norm(grads)}
+    return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state)
 
 
 def compiled_step(

@@ -27,7 +27,7 @@ from jaxprompt.scoring.evaluate import Evaluation, evaluate, make_eval_step
 from jaxprompt.scoring.forward import Forward
 from jaxprompt.training.member import Member, write_result
 from jaxprompt.training.optim import make_optimizer
-from jaxprompt.training.step import TrainState, compiled_step, init_state
+from jaxprompt.training.step import TrainState, applied, compiled_step, init_state
 from jaxprompt.types import Batch
 
 
@@ -75,7 +75,7 @@ class Tasks:
     def compile(self, frozen: dict) -> None:
         """Makes the steps, for frozen parameters of which there may be shapes only."""
         forward, method = self.experiment.forward(self.data.hoisted), self.experiment.method
-        calls = partial(gradient, forward, method), partial(_update, self._optimizer, method)
+        calls = partial(gradient, forward, method), partial(_update, method, self._optimizer)
         self.step = compiled_step(*calls, frozen, self.experiment.backbone.mesh)
         self.eval_step = make_eval_step(forward, frozen)
 
@@ -137,13 +137,10 @@ def gradient(forward: Forward, method: PerTask, frozen: dict, trainable: dict, b
     return losses, counts, grads, jnp.ones(())
 
 
-def _update(optimizer: optax.GradientTransformation, method: PerTask, state: TrainState, total: tuple) -> tuple:
+def _update(method: PerTask, optimizer: optax.GradientTransformation, state: TrainState, total: tuple) -> tuple:
     """As `step.update`, of what `gradient` gives; the metrics are `[tasks]`."""
     losses, counts, grads, batches = total
     grads = jax.tree.map(lambda g: g / batches, grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-    state = state.replace(
-        step=state.step + 1, trainable=optax.apply_updates(state.trainable, updates), opt_state=opt_state
-    )
+    state = applied(method, optimizer, state, grads)
     norms = jnp.stack([optax.tree.norm(method.of(task, grads)) for task in method.parts])
     return state, {"loss": losses / jnp.maximum(counts, 1e-9), "count": counts, "grad_norm": norms}

@@ -35,14 +35,8 @@ def learned(backbone, method):
 
 def merged(params, deltas):
     """Stacked parameters with the changes of low rank added to the weights."""
-    params = jax.tree.map(lambda x: x, params)
-    for path, delta in deltas.items():
-        *where, last = path.split("/")
-        tree = params
-        for name in where:
-            tree = tree[name]
-        tree[last] = tree[last] + jnp.einsum("lor,lri->loi", delta.b, delta.a)
-    return params
+    products = {path: jnp.einsum("lor,lri->loi", delta.b, delta.a) for path, delta in deltas.items()}
+    return shifted(params, {path: Delta(shift=product) for path, product in products.items()})
 
 
 @pytest.mark.parametrize("name", ["stories", "minilm"])

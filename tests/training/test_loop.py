@@ -12,6 +12,7 @@ from jaxprompt.errors import InputError
 from jaxprompt.training import loop
 from tests.conftest import STORIES
 from tests.devices import run_on_eight_devices
+from tests.training.killed import killed_at
 
 
 def config(rows, run_dir, **sections):
@@ -70,25 +71,8 @@ def test_a_killed_run_resumes_to_the_bit_identical_prompt(stories, rows, tmp_pat
     }[method]
     whole = jaxprompt.train(config(rows, tmp_path / "whole", **changes), backbone=stories, reporter=quiet)
 
-    class Killed(BaseException):
-        pass
-
-    step_of = loop.make_train_step
-
-    def dies(*args):
-        step, calls = step_of(*args), []
-
-        def counted(state, batch):
-            calls.append(1)
-            if len(calls) > 10:
-                raise Killed
-            return step(state, batch)
-
-        counted.ahead = step.ahead
-        return counted
-
-    monkeypatch.setattr(loop, "make_train_step", dies)
-    with pytest.raises(Killed):
+    killed = killed_at(monkeypatch, loop, "make_train_step", 11)
+    with pytest.raises(killed):
         jaxprompt.train(config(rows, tmp_path / "cut", **changes), backbone=stories, reporter=quiet)
     monkeypatch.undo()
     assert sorted(int(p.name) for p in (tmp_path / "cut" / "checkpoints").iterdir()) == [4, 8]

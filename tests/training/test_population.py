@@ -14,6 +14,7 @@ from jaxprompt.config.population import members_of
 from jaxprompt.errors import InputError
 from jaxprompt.training import loop, population
 from tests.conftest import STORIES
+from tests.training.killed import killed_at
 
 SOFT = "Read. {soft:3} Review: {text} It was {target}"
 
@@ -177,30 +178,6 @@ def test_a_product_with_a_weight_is_one_for_all_members(stories, rows, tmp_path,
     assert len(found["four"]) < 1e6
 
 
-def killed_at(monkeypatch, number):
-    """Lets the next population die in step `number`."""
-
-    class Killed(BaseException):
-        pass
-
-    compiled = population.compiled_step
-
-    def dies(*args):
-        step, calls = compiled(*args), []
-
-        def counted(state, batch):
-            calls.append(1)
-            if len(calls) >= number:
-                raise Killed
-            return step(state, batch)
-
-        counted.ahead = step.ahead
-        return counted
-
-    monkeypatch.setattr(population, "compiled_step", dies)
-    return Killed
-
-
 def everything(run_dir):
     """All that is in a run's folder but checkpoints and times."""
     found = {}
@@ -233,7 +210,7 @@ def test_killed_and_resumed_is_uninterrupted_with_members_that_stop_and_one_that
     )
 
     tree["run_dir"] = str(tmp_path / "cut")
-    killed = killed_at(monkeypatch, 5)
+    killed = killed_at(monkeypatch, population, "compiled_step", 5)
     with pytest.raises(killed):
         jaxprompt.train(tree, backbone=stories, reporter=quiet)
     monkeypatch.undo()
