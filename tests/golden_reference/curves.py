@@ -40,7 +40,7 @@ CASES += [("t5", method) for method in ("soft", "p_tuning_mlp", "p_tuning_lstm")
 LORA = {"gpt2": ["c_fc"], "llama-untied": ["q_proj", "v_proj"], "t5": ["q", "v"], "bert": ["query", "value"]}
 IA3 = {"llama-untied": (["k_proj", "v_proj", "down_proj"], ["down_proj"]), "t5": (["k", "v", "wo"], ["wo"])}
 # Larger steps cross kinks of T5's ReLU, where rounding decides what the gradient is.
-RATES = {("t5", "lora"): 0.002}
+RATES = {("t5", "lora"): 0.0005}
 CASES += [(model, "lora") for model in LORA] + [(model, "ia3") for model in IA3]
 # PEFT's adaption prompt takes a head for hidden size / heads wide, which llama-untied's are not.
 CASES += [(model, "gated_prefix") for model in ("gpt2", "stories260K")]

@@ -47,7 +47,7 @@ def plainly(backbone, ids, rows, layer, side=None, memory=None):
         given = inputs_of(jnp.zeros(len(positions), int), positions)
         view, rotary = View(visibility(given, causal)), getattr(config, "rotary", None)
         if any(getattr(config, "local_layers", ())) and config.local_layers[at]:
-            view = windowed(view, config.window, given.positions, given.positions, 0)
+            view = windowed(view, config.window, given.positions, given.positions, jnp.zeros(0, int))
             rotary = config.local_rotary or rotary
         more = {}
         if side is not None:
