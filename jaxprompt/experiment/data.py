@@ -21,7 +21,7 @@ from jaxprompt.data.packing import plan_rows, plan_separate, token_counts
 from jaxprompt.data.sources.base import JoinedSource, ListSource
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import Experiment
-from jaxprompt.experiment.fingerprint import fingerprint
+from jaxprompt.experiment.fingerprint import fingerprints
 from jaxprompt.experiment.fresh import Fresh, augment_of, fresh_of, mixup_of
 from jaxprompt.experiment.rows import naming, source_name, training_parts, training_sources, validates, validation_rows
 from jaxprompt.machine.files import writing
@@ -61,7 +61,7 @@ class TrainingData:
       hoisted: those ids.
       validation_rows: what `validation` was encoded from.
       accumulate: into how many parts a batch is split.
-      fingerprint: 16 hex digits that identify all that a result depends on beside the backbone and the config.
+      fingerprints: hex digits that identify what a result depends on beside the backbone and the config, part by part.
       majority: validation accuracy of always answering the most frequent training label; None without labels.
       truncated: by "train" and "validation", how many examples lost field text to fit.
     """
@@ -71,7 +71,7 @@ class TrainingData:
     validation: EvaluationData | None
     validation_rows: list[dict]
     accumulate: int
-    fingerprint: str
+    fingerprints: dict[str, str]
     majority: float | None
     truncated: dict[str, int]
 
@@ -92,7 +92,7 @@ class TrainingData:
         valid_rows = validation_rows(config) if validates(config) else []
         valid = encoded_validation(experiment, valid_rows) if valid_rows else []
         # Before the shared ids are taken off: they count too.
-        found = fingerprint(experiment, train, valid, "" if drawn is None else drawn.fingerprint)
+        found = fingerprints(experiment, train, valid, "" if drawn is None else drawn.fingerprint)
         if drawn is not None and drawn.fresh is not None:
             fresh = drawn.fresh.shared_ids()
             most = fresh if most is None else most[: shared_length([fresh, most])]
@@ -115,7 +115,7 @@ class TrainingData:
             validation=evaluation_data(experiment, valid) if valid else None,
             validation_rows=valid_rows,
             accumulate=config.train.accumulate,
-            fingerprint=found,
+            fingerprints=found,
             majority=most_frequent,
             truncated={
                 name: count

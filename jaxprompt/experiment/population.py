@@ -13,7 +13,7 @@ from jaxprompt.data.stacked import Chained, StackedLoader
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import Experiment, build, soft_length
 from jaxprompt.experiment.data import EvaluationData, TrainingData, make_loader
-from jaxprompt.experiment.fingerprint import fingerprint_of
+from jaxprompt.experiment.fingerprint import fingerprints_of
 from jaxprompt.machine.background import Background
 from jaxprompt.methods import make_method
 from jaxprompt.reports.terminal import Reporter
@@ -91,7 +91,7 @@ def load_together(experiments: Sequence[Experiment], keys: Sequence[int]) -> Tra
         first,
         train=train,
         validation=validation,
-        fingerprint=fingerprint_of(parts[at].fingerprint for at in member),
+        fingerprints=fingerprints_of([parts[at].fingerprints for at in member]),
         truncated={
             name: max(part.truncated.get(name, 0) for part in parts)
             for name in dict.fromkeys(name for part in parts for name in part.truncated)

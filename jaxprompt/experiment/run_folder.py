@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,8 @@ from jaxprompt.data.sources import memory_reference, names_files
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import make_objective, soft_length, turns_of
 from jaxprompt.experiment.rows import naming
+from jaxprompt.machine.files import is_temporary
+from jaxprompt.machine.lock import LOCK, locked
 from jaxprompt.methods import fills_slots, parts_of
 from jaxprompt.prompts import FILE_NAME, Prompt, load_prompt, shown_path
 from jaxprompt.reports.records import read_records
@@ -84,12 +87,33 @@ def open_run(config: Config) -> Path:
         if _is_there(run_dir / CONFIG):
             _check_same(config, run_dir)
             _check_contents(config, run_dir)
-        elif _is_there(run_dir) and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        elif _is_there(run_dir) and (not run_dir.is_dir() or not all(map(_is_left, run_dir.iterdir()))):
             raise InputError(f"run_dir {str(run_dir)!r} is not a run and not empty: name another folder")
         above = next(path for path in (run_dir, *run_dir.absolute().parents) if _is_there(path))
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise InputError(f"run_dir {str(run_dir)!r} cannot be made: {str(above)!r} is no folder to write in")
     return run_dir
+
+
+@contextlib.contextmanager
+def claimed(run_dir: Path) -> Iterator[None]:
+    """Keeps other processes from writing a run's folder, those of its members too, and removes what a killed one left there.
+
+    A run that is refused before it has a config leaves nothing. Raises InputError as `locked`.
+    """
+    with locked(run_dir):
+        for left in filter(is_temporary, run_dir.rglob(".*")):
+            left.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            if not (run_dir / CONFIG).exists():
+                shutil.rmtree(run_dir / CACHE, ignore_errors=True)
+
+
+def _is_left(path: Path) -> bool:
+    """Whether a run that ended before it had a config can have left it."""
+    return path.name in (LOCK, CACHE) or is_temporary(path)
 
 
 @contextlib.contextmanager

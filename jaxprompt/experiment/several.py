@@ -15,7 +15,7 @@ from jaxprompt.data.order import Order
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import Experiment, build
 from jaxprompt.experiment.data import TrainingData, batch_size_for, evaluation_data, make_loader
-from jaxprompt.experiment.fingerprint import fingerprint_of
+from jaxprompt.experiment.fingerprint import fingerprints_of
 from jaxprompt.machine.background import Background
 from jaxprompt.methods import Method
 from jaxprompt.methods.per_task import PerTask
@@ -118,7 +118,7 @@ class SeveralData(TrainingData):
             validation=evaluation_data(experiment, _chained(valid)) if valid else None,
             validation_rows=[],
             accumulate=config.train.accumulate,
-            fingerprint=fingerprint_of(part.fingerprint for part in parts.values()),
+            fingerprints=fingerprints_of([part.fingerprints for part in parts.values()]),
             majority=None,
             truncated={f"{task} {name}": n for task, part in parts.items() for name, n in part.truncated.items()},
             parts=parts,

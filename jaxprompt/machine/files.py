@@ -4,6 +4,7 @@ import contextlib
 import errno
 import glob
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ def cannot_write(path: str | Path, error: OSError) -> InputError:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes its place when all of it is written.
+    """A file to write, which takes its place when all of it is on the disk.
 
     It is readable by whom the user's other new files are. What a process that was killed has left of it goes.
 
@@ -42,17 +43,35 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
       InputError: it cannot be written; what was there before is still there.
     """
     here = socket.gethostname()[:40]
-    temporary = path.with_name(f".{path.name}.{here}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{here}.{os.getpid()}.tmp")
     with writing(path):
         try:
             with temporary.open("wb") as file:
                 yield file
+                file.flush()
+                os.fsync(file.fileno())
             temporary.replace(path)
+            _sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
-        for left in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(here)}.*"):
-            if not _runs(left.suffix[1:]):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(here)}.*.tmp"):
+            if not runs(left.name.split(".")[-2]):
                 left.unlink(missing_ok=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a path has the name of a file that `whole_file` has not written whole."""
+    return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts the names in a folder on the disk, where its file system can do that."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # not for folders, of some network file systems
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -83,7 +102,13 @@ def append(path: Path, data: bytes) -> None:
             data = data[file.write(data) :]
 
 
-def _runs(pid: str) -> bool:
+def sync(path: Path) -> None:
+    """Puts what was added to a file on the disk. Raises InputError when that is full, or the file gone."""
+    with writing(path), path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def runs(pid: str) -> bool:
     """Whether there is a process of this number, or it is none."""
     try:
         os.kill(int(pid), 0)

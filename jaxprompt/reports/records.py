@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxprompt.errors import InputError
-from jaxprompt.machine.files import append, whole_file
+from jaxprompt.machine.files import append, sync, whole_file
 
 # How every record begins.
 _START = b'{"step": '
@@ -49,6 +49,10 @@ class MetricsFile:
     def write(self, record: dict) -> None:
         """Raises InputError when the disk is full, or the folder gone."""
         append(self.path, (json.dumps(record, ensure_ascii=False) + "\n").encode())
+
+    def sync(self) -> None:
+        """Puts all of it on the disk: no checkpoint is to be newer than its lines. Errors as those of `write`."""
+        sync(self.path)
 
 
 class Meter:

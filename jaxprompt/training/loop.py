@@ -16,7 +16,7 @@ from jaxprompt import config as configs
 from jaxprompt.errors import InputError, NotFinite, within_memory
 from jaxprompt.experiment.build import Experiment, build
 from jaxprompt.experiment.data import TrainingData
-from jaxprompt.experiment.run_folder import CACHE, CHECKPOINTS, RESULT, open_run
+from jaxprompt.experiment.run_folder import CACHE, CHECKPOINTS, RESULT, claimed, open_run
 from jaxprompt.machine import compiler
 from jaxprompt.machine.ahead import shape_of, shapes_on
 from jaxprompt.machine.background import Background
@@ -26,7 +26,7 @@ from jaxprompt.prompts import Prompt
 from jaxprompt.reports.records import Meter
 from jaxprompt.reports.terminal import Reporter
 from jaxprompt.scoring.evaluate import Evaluation, evaluate, make_eval_step
-from jaxprompt.training.checkpoint import Checkpoints, saved_step
+from jaxprompt.training.checkpoint import Checkpoints, Record, Saved
 from jaxprompt.training.member import Member, write_config
 from jaxprompt.training.memory import state_cost
 from jaxprompt.training.optim import make_optimizer
@@ -76,14 +76,15 @@ def train(config, *, backbone=None, reporter: Reporter | None = None, **override
     reporter = reporter or Reporter()
     run_dir = open_run(config)
     # The weights are read and the programs compiled while rows are tokenised and packed.
-    with Background() as background:
+    with claimed(run_dir), Background() as background:
+        saved = Saved.newest(run_dir / CHECKPOINTS)
         if config.population:
             learner = Population.of(config, backbone, run_dir, reporter, background)
         elif config.tasks:
             learner = Tasks.of(config, backbone, run_dir, reporter, background)
         else:
-            learner = Alone.of(build(config, backbone, reporter, background=background), run_dir, reporter)
-        return _Run(learner, run_dir, reporter).run(background)
+            learner = Alone.of(build(config, backbone, reporter, background=background), run_dir, reporter, saved)
+        return _Run(learner, run_dir, reporter, saved).run(background)
 
 
 class Alone:
@@ -105,10 +106,10 @@ class Alone:
         self.fold = jax.jit(partial(fold, experiment.method))
 
     @classmethod
-    def of(cls, experiment: Experiment, run_dir: Path, reporter: Reporter) -> "Alone":
+    def of(cls, experiment: Experiment, run_dir: Path, reporter: Reporter, saved: Saved) -> "Alone":
         data = TrainingData.load(experiment)
         # A run that is at its end computes too little more.
-        data = data if (run_dir / RESULT).exists() else data.cached(experiment, run_dir / CACHE)
+        data = data if _ended(run_dir, saved) else data.cached(experiment, run_dir / CACHE)
         return cls(experiment, data, Member("", experiment, data, run_dir, reporter))
 
     def compile(self, frozen: dict) -> None:
@@ -147,6 +148,11 @@ class Alone:
         return prompts[0], results[0]
 
 
+def _ended(run_dir: Path, saved: Saved) -> bool:
+    """Whether a run was at its end, and its last checkpoint is good."""
+    return (run_dir / RESULT).exists() and not saved.damaged
+
+
 def _one_ahead(batches: Iterator) -> Iterator:
     """Yields batches, the next one packed and on its way before a step is waited for: the devices never wait for it."""
     batch = next(batches)
@@ -158,9 +164,9 @@ def _one_ahead(batches: Iterator) -> Iterator:
 class _Run:
     """One run in progress."""
 
-    def __init__(self, learner: Alone | Population | Tasks, run_dir: Path, reporter: Reporter):
+    def __init__(self, learner: Alone | Population | Tasks, run_dir: Path, reporter: Reporter, saved: Saved):
         self.learner, self.members, self.data = learner, learner.members, learner.data
-        self.config, self.run_dir, self.reporter = learner.config, run_dir, reporter
+        self.config, self.run_dir, self.reporter, self.saved = learner.config, run_dir, reporter, saved
         self.steps = self.config.train.steps
         every = self.config.train.eval_every or max(1, -(-self.steps // 10))
         self.eval_every, self.checkpoint_every = every, self.config.train.checkpoint_every or every
@@ -195,9 +201,9 @@ class _Run:
         write_config(self.run_dir, learner.config)
         for member in self.members:
             write_config(member.run_dir, member.experiment.config)
-        checkpoints = Checkpoints(self.run_dir / CHECKPOINTS, self.config.train.keep_checkpoints)
+        state = self._resume(state)
+        checkpoints = Checkpoints(self.saved.folder, self.config.train.keep_checkpoints, after=self.saved.step)
         try:
-            state = self._resume(checkpoints, state)
             for member in self.members:
                 member.begin(int(np.max(state.step)))
             try:
@@ -224,8 +230,8 @@ class _Run:
     def _begin_compiling(self, background: Background, frozen: dict, state: TrainState) -> None:
         """Begins to compile what the run will need; everything here is shapes."""
         learner, backbone = self.learner, self.learner.experiment.backbone
-        start = saved_step(self.run_dir / CHECKPOINTS)
-        left = 0 if (self.run_dir / RESULT).exists() else self.steps - start
+        start = self.saved.step
+        left = 0 if _ended(self.run_dir, self.saved) else self.steps - start
         everywhere = replicated(backbone.mesh)
 
         def shapes(batch):
@@ -251,26 +257,22 @@ class _Run:
         self.reporter.say(f"compiling the train step (attention by {attention}){what} ...")
 
     @property
-    def _record(self) -> dict[str, Any]:
-        """As `Record` of a checkpoint."""
-        fingerprint = self.learner.experiment.backbone.fingerprint
-        members = [dict(member.progress) for member in self.members]
-        return {"backbone": fingerprint, "data": self.data.fingerprint, "members": members}
+    def _record(self) -> Record:
+        """What a checkpoint holds beside the state."""
+        fingerprints = {"backbone": self.learner.experiment.backbone.fingerprint, **self.data.fingerprints}
+        return Record.of(fingerprints, [dict(member.progress) for member in self.members])
 
-    def _resume(self, checkpoints: Checkpoints, state: TrainState) -> TrainState:
-        if checkpoints.latest() is None:
-            return state
-        state, record = checkpoints.restore(state)
-        here = self._record
-        for name in ("backbone", "data"):
-            if record[name] != here[name]:
-                raise InputError(
-                    f"run folder {str(self.run_dir)!r} was made with another {name} (fingerprint {record[name]}, now "
-                    f"{here[name]}): name another run_dir"
-                )
-        for member, progress in zip(self.members, record["members"], strict=True):
-            member.resume(progress)
-        self.reporter.say(f"resuming {self.run_dir} at step {int(np.max(state.step))}")
+    def _resume(self, state: TrainState) -> TrainState:
+        saved = self.saved
+        if saved.record is not None:
+            state = saved.state(state)
+            saved.record.check(self._record, self.run_dir)
+            for member, progress in zip(self.members, saved.record.members, strict=True):
+                member.resume(progress.model_dump())
+            self.reporter.say(f"resuming {self.run_dir} at step {saved.step}")
+        if saved.damaged:  # the end is come to once more
+            for folder in (self.run_dir, *(member.run_dir for member in self.members)):
+                (folder / RESULT).unlink(missing_ok=True)
         return state
 
     def _loop(self, state: TrainState, checkpoints: Checkpoints) -> TrainState:
@@ -308,6 +310,8 @@ class _Run:
                 meter.restart()
             ends = number == self.steps or not any(member.running for member in self.members)
             if number % self.checkpoint_every == 0 or ends:
+                for member in self.members:
+                    member.sync()
                 checkpoints.save(state, self._record)
             if ends:
                 break

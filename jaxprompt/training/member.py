@@ -68,6 +68,10 @@ class Member:
         """Opens the records, of which those after `step` are from before a kill."""
         self._records = MetricsFile(self.run_dir / METRICS, step)
 
+    def sync(self) -> None:
+        """Puts the records on the disk."""
+        self._records.sync()
+
     def resume(self, progress: dict[str, Any]) -> None:
         if progress["best_step"] is not None:
             # What the run returns, unless it finds a better one.

@@ -99,7 +99,7 @@ def test_a_killed_stream_goes_on_as_if_it_had_not_been(stories, files, quiet):
     halves = killed_and_whole(tree(files, stream=True), stories, quiet)
     # Other bytes under the same name are another run.
     (files / "a.jsonl").write_text((files / "a.jsonl").read_text().replace("dog", "cow"))
-    with pytest.raises(InputError, match="was made with another data"):
+    with pytest.raises(InputError, match="was made with another training set"):
         jaxprompt.train({**halves, "data": halves["data"]}, backbone=stories, reporter=quiet)
 
 
@@ -149,7 +149,7 @@ def test_texts_change_by_epoch_and_labels_do_not(stories, files):
     data, found = batches(stories, given, 15)
     again, same = batches(stories, given, 15)
     jax.tree.map(np.testing.assert_array_equal, found, same)
-    assert data.fingerprint == again.fingerprint
+    assert data.fingerprints == again.fingerprints
     epochs = [[data.train.encode(number, epoch) for number in range(30)] for epoch in (0, 1)]
     changed = [one.ids.tolist() != other.ids.tolist() for one, other in zip(*epochs, strict=True)]
     assert sum(changed) > 20

@@ -1,7 +1,10 @@
 """What a run's folder holds: what does not belong to its config is refused, and stays as it is."""
 
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import jaxprompt
 from jaxprompt.errors import InputError
 from jaxprompt.inference.predict import evaluate_run, generate_from, predict_run
+from jaxprompt.machine.lock import locked
 from jaxprompt.prompts import Prompt
 from jaxprompt.reports.terminal import Reporter
 from jaxprompt.types import Conditioning, Prefix
@@ -223,6 +227,61 @@ def test_a_refused_run_leaves_a_config_of_another_machine_as_it_is(run_dir, stor
     assert contents(run_dir) == before
     again(stories)
     assert (config.stat().st_mtime_ns, config.read_bytes()) == before[config]
+
+
+KILL = """
+import sys
+from pathlib import Path
+import jaxprompt
+from tests.experiment.test_run_folder import tree
+from jaxprompt.machine import files
+from jaxprompt.training import member
+import os
+
+def die(*_):
+    os.kill(os.getpid(), 9)
+
+if sys.argv[1] == "mkdir":
+    member.whole_file = die
+else:
+    files.os.fsync = die
+jaxprompt.train(tree("run", data={"train": tree("run")["data"]["train"]}))
+"""
+
+
+@pytest.mark.parametrize("at", [pytest.param("mkdir", marks=pytest.mark.slow), "config"])
+def test_a_run_that_is_killed_before_it_has_a_config_begins_in_the_same_folder(stories, tmp_path, monkeypatch, at):
+    monkeypatch.chdir(tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(Path(jaxprompt.__file__).parent.parent)}
+    killed = subprocess.run([sys.executable, "-c", KILL, at], env=environment, check=False, capture_output=True)
+    assert killed.returncode == -9, killed.stderr
+    left = {path.name for path in Path("run").iterdir()}
+    assert ".lock" in left and len(left) == (1 if at == "mkdir" else 2)
+    Path("run/ahead").mkdir()
+    again(stories)
+    assert {path.name for path in Path("run").iterdir() if path.name[0] == "."} == set()
+    assert Path("run/result.json").exists()
+
+
+def test_what_a_kill_left_in_the_folders_goes(run_dir, stories):
+    left = [run_dir / name for name in (".metrics.jsonl.host.12.tmp", "checkpoints/7.orbax-checkpoint-tmp/state/x")]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    mine = run_dir / ".notes"
+    mine.write_bytes(b"mine")
+    again(stories)
+    assert mine.exists() and not any(path.exists() for path in left)
+    assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["1"]
+
+
+def test_a_folder_that_another_process_writes_is_refused(run_dir, stories):
+    before = contents(run_dir)
+    with locked(run_dir), pytest.raises(InputError, match="is being written by process") as error:
+        again(stories)
+    assert "\n" not in str(error.value) and contents(run_dir) == before
+    with locked(run_dir):  # reading is another thing
+        assert len(predict_run("run", ["a gem"], stories)) == 1
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "y" * 5000])

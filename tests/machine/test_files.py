@@ -4,12 +4,13 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from jaxprompt.errors import InputError
 from jaxprompt.machine import files
-from jaxprompt.machine.files import append, whole_file, writing
+from jaxprompt.machine.files import append, is_temporary, whole_file, writing
 
 
 def test_a_whole_file_has_the_users_mode_and_nothing_beside_it(tmp_path):
@@ -52,13 +53,27 @@ with whole_file(Path(sys.argv[1])) as file:
     path = tmp_path / "a.bin"
     subprocess.run([sys.executable, "-c", left, str(path)], check=False)
     (dead,) = tmp_path.iterdir()
-    live = dead.with_suffix(f".{os.getppid()}")
+    live = dead.with_name(dead.name.rsplit(".", 2)[0] + f".{os.getppid()}.tmp")
     live.write_bytes(b"being written")
-    other = tmp_path / ".b.bin.host.1"
+    other = tmp_path / ".b.bin.host.1.tmp"
     other.write_bytes(b"of another file")
     with whole_file(path) as file:
         file.write(b"new")
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([path.name, live.name, other.name])
+    assert [is_temporary(p) for p in (dead, live, other, path, tmp_path / ".tmp")] == [True] * 3 + [False] * 2
+
+
+def test_a_whole_file_is_on_the_disk_before_it_has_its_name_and_then_its_name(tmp_path, monkeypatch):
+    path, done = tmp_path / "a.bin", []
+
+    def fsync(descriptor):
+        done.append((Path(f"/proc/self/fd/{descriptor}").readlink(), path.exists()))
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    with whole_file(path) as file:
+        file.write(b"new")
+    assert [(is_temporary(at), at.parent, there) for at, there in done[:1]] == [(True, tmp_path, False)]
+    assert done[1:] == [(tmp_path, True)]
 
 
 def test_a_failure_names_the_remedy(tmp_path, monkeypatch):
