@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import signal
 import sys
 
 # Each is a module with HELP, `add_arguments(parser)`, `run(args) -> summary`, which imports what it needs when it runs,
@@ -22,7 +23,7 @@ def command() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command.
 
-    Returns the exit status: 0, or 2 after bad input or a failed write, 130 when interrupted, 1 when no one reads on.
+    Returns the exit status: 0, or 2 after bad input or a failed write, 128 + signal when interrupted, 1 when no one reads on.
     """
     try:
         # Little is imported before: whoever interrupts that is told no less.
@@ -37,9 +38,9 @@ def main(argv: list[str] | None = None) -> int:
                 return 2
             except BrokenPipeError:
                 return 1
-    except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:  # or `machine.signals.Interrupted`, which says what was kept
+        print(f"jaxprompt: {error}" if str(error) else INTERRUPTED, file=sys.stderr)
+        return 128 + getattr(error, "signal", signal.SIGINT)
 
 
 def _run(argv: list[str]) -> int:

@@ -177,6 +177,9 @@ class TrainConfig(Options):
         "else the objective's first (accuracy, loss, pearson)",
     )
     patience: Count | None = Field(None, description="stop after this many evaluations without improvement")
+    max_bad_steps: Count = Field(
+        10, description="stop after this many steps in a row whose loss or gradient is not finite; each is skipped"
+    )
     log_every: Count = Field(10, description="steps between lines of metrics.jsonl")
     checkpoint_every: Count | None = Field(None, description="steps between checkpoints; unset: eval_every")
     keep_checkpoints: Count = Field(2, description="how many checkpoints to keep")

@@ -39,9 +39,18 @@ def read_records(path: Path) -> list[tuple[int, str]]:
 class MetricsFile:
     """`metrics.jsonl`: one JSON object per logged step and per evaluation."""
 
-    def __init__(self, path: Path, resume_step: int = 0):
-        """Begins the file, or goes on with it; lines after `resume_step`, from before a kill, are taken off first."""
-        kept = [line for step, line in read_records(path) if step <= resume_step] if resume_step else []
+    def __init__(self, path: Path, resume_step: int = 0, judged: int = -1):
+        """Begins the file, or goes on with it; lines after `resume_step`, from before a kill, are taken off first.
+
+        Args:
+          judged: the step of the last evaluation that counts.
+        """
+        records = read_records(path) if resume_step else []
+        kept = [
+            line
+            for step, line in records
+            if step <= resume_step and (step <= judged or "validation" not in json.loads(line))
+        ]
         self.path = path
         with whole_file(path) as file:
             file.write("".join(line + "\n" for line in kept).encode())
@@ -60,6 +69,7 @@ class Meter:
 
     def __init__(self):
         self._start, self._seconds, self._steps, self._examples = time.perf_counter(), 0.0, 0, 0
+        self._targets: list[float] = []
 
     def add(self, examples: int) -> None:
         """Counts one step."""
@@ -79,13 +89,13 @@ class Meter:
         """Seconds counted so far."""
         return self._seconds
 
-    def read(self, targets: Sequence[float]) -> dict:
-        """The rates since the last read, and a new start; all 0 when no step was counted.
+    def scored(self, targets: Sequence[float]) -> None:
+        """Adds what each of the last steps scored, the newest last; of steps from before this meter, nothing counts."""
+        self._targets += targets
 
-        Args:
-          targets: what each step scored, the newest last; steps from before this meter are left out.
-        """
-        targets = sum(targets[len(targets) - self._steps :])
+    def read(self) -> dict:
+        """The rates since the last read, and a new start; all 0 when no step was counted."""
+        targets = sum(self._targets[len(self._targets) - self._steps :])
         seconds = max(self._seconds + time.perf_counter() - self._start, 1e-9)
         rates = {
             "examples_per_second": self._examples / seconds,

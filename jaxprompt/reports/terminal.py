@@ -54,13 +54,13 @@ class Reporter:
         if "validation" in record:
             self.say(f"step {record['step']}: validation {figures(record['validation'])}")
         elif self._progress is not None:
-            shown = f"loss {record['loss']:.4f}  {record['examples_per_second']:.0f} examples/s"
+            shown = f"{_loss(record)}  {record['examples_per_second']:.0f} examples/s"
             shown += f"  {record['target_tokens_per_second']:.0f} targets/s"
             self._progress.update(self._task, completed=record["step"], figures=shown)
         else:
             left = max(total - record["step"], 0) * record["step_seconds"]
             self.say(
-                f"step {record['step']}/{total}  loss {record['loss']:.4f}  "
+                f"step {record['step']}/{total}  {_loss(record)}  "
                 f"{record['examples_per_second']:.1f} examples/s  "
                 f"{record['target_tokens_per_second']:.1f} targets/s  {left:.0f} s left"
             )
@@ -98,6 +98,11 @@ class Reporter:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def _loss(record: dict) -> str:
+    skipped = f"  {record['skipped']} steps skipped (not finite)" if record.get("skipped") else ""
+    return ("loss none" if record["loss"] is None else f"loss {record['loss']:.4f}") + skipped
 
 
 def _shown(value: object) -> str:

@@ -30,13 +30,33 @@ _LIBRARIES = ("jaxprompt", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
 _DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 
 
+class Window(pydantic.BaseModel, strict=True):
+    """What is summed up since the last record: losses and counts of the steps that were taken, and how many were not."""
+
+    loss: float = 0.0
+    count: float = 0.0
+    grad_norm: float | None = None
+    skipped: int = 0
+
+
 class Progress(pydantic.BaseModel, strict=True):
-    """How far one learner is; `failed`: why it was given up."""
+    """How far one learner is.
+
+    Attributes:
+      judged: the step of the last evaluation; -1: there was none.
+      skipped, bad_steps, bad_step: steps whose numbers were not finite; how many of them the last in a row were; the last.
+      failed: why it was given up.
+    """
 
     best: dict[str, Any] | None
     best_step: int | None
     evaluations_since_best: int
+    judged: int
     train_loss: float | None
+    window: Window
+    skipped: int
+    bad_steps: int
+    bad_step: int | None
     stopped: bool
     failed: str | None
 
@@ -236,6 +256,11 @@ class Checkpoints:
                 raise FileNotFoundError(errno.ENOENT, "it was removed")
             if step not in self._manager.all_steps():
                 self._manager.save(step, args=args)
+
+    def wait(self) -> None:
+        """Waits for writing to end. Raises InputError when it fails."""
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for writing to end. Raises InputError when it fails."""

@@ -6,32 +6,31 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt import config as configs
 from jaxprompt.errors import InputError, NotFinite, within_memory
-from jaxprompt.experiment.build import Experiment, build
-from jaxprompt.experiment.data import TrainingData
+from jaxprompt.experiment.build import build
 from jaxprompt.experiment.run_folder import CACHE, CHECKPOINTS, RESULT, claimed, open_run
 from jaxprompt.machine import compiler
 from jaxprompt.machine.ahead import shape_of, shapes_on
 from jaxprompt.machine.background import Background
 from jaxprompt.machine.sharding import batch_shardings, replicated
-from jaxprompt.methods import FROZEN, fold
+from jaxprompt.machine.signals import Interrupted, Signals
+from jaxprompt.methods import FROZEN
 from jaxprompt.prompts import Prompt
 from jaxprompt.reports.records import Meter
 from jaxprompt.reports.terminal import Reporter
-from jaxprompt.scoring.evaluate import Evaluation, evaluate, make_eval_step
+from jaxprompt.training.alone import Alone
 from jaxprompt.training.checkpoint import Checkpoints, Record, Saved
+from jaxprompt.training.divergence import why_not_finite
 from jaxprompt.training.member import Member, write_config
 from jaxprompt.training.memory import state_cost
-from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.population import Population
-from jaxprompt.training.step import TrainState, init_state, make_train_step
+from jaxprompt.training.step import TrainState
 from jaxprompt.training.tasks import Tasks
 
 TOO_LARGE = (
@@ -76,76 +75,16 @@ def train(config, *, backbone=None, reporter: Reporter | None = None, **override
     reporter = reporter or Reporter()
     run_dir = open_run(config)
     # The weights are read and the programs compiled while rows are tokenised and packed.
-    with claimed(run_dir), Background() as background:
+    with Signals() as signals, claimed(run_dir), Background() as background:
         saved = Saved.newest(run_dir / CHECKPOINTS)
         if config.population:
             learner = Population.of(config, backbone, run_dir, reporter, background)
         elif config.tasks:
             learner = Tasks.of(config, backbone, run_dir, reporter, background)
         else:
-            learner = Alone.of(build(config, backbone, reporter, background=background), run_dir, reporter, saved)
-        return _Run(learner, run_dir, reporter, saved).run(background)
-
-
-class Alone:
-    """What the loop needs of a run that learns one prompt; `Population` and `Tasks` have the same of several.
-
-    Attributes:
-      batches: how many batches a step's examples are.
-      trainable: shapes of what is learned.
-    """
-
-    batches = 1
-
-    def __init__(self, experiment: Experiment, data: TrainingData, member: Member):
-        self.experiment, self.data, self.members = experiment, data, [member]
-        self.trainable = experiment.trainable_shapes()
-        config = self.config = experiment.config
-        self.optimizer = make_optimizer(config.optimizer, config.train.steps, self.trainable)
-        self.start = partial(init_state, optimizer=self.optimizer, seed=config.seed_of("sampling"))
-        self.fold = jax.jit(partial(fold, experiment.method))
-
-    @classmethod
-    def of(cls, experiment: Experiment, run_dir: Path, reporter: Reporter, saved: Saved) -> "Alone":
-        data = TrainingData.load(experiment)
-        # A run that is at its end computes too little more.
-        data = data if _ended(run_dir, saved) else data.cached(experiment, run_dir / CACHE)
-        return cls(experiment, data, Member("", experiment, data, run_dir, reporter))
-
-    def compile(self, frozen: dict) -> None:
-        """Makes the steps, for frozen parameters of which there may be shapes only."""
-        forward = self.experiment.forward(self.data.hoisted)
-        self.step = make_train_step(forward, self.experiment.method, self.optimizer, frozen)
-        self.eval_step = make_eval_step(forward, frozen)
-
-    def loaded(self) -> dict:
-        """Waits for the weights, and returns what is learned at step 0."""
-        self.experiment = self.members[0].experiment = self.experiment.loaded()
-        return self.experiment.init_trainable()
-
-    def trainable_of(self, trainable: dict, number: int) -> dict:
-        """What a member learns."""
-        return trainable
-
-    def evaluate(self, conditioning, head, place) -> list[Evaluation]:
-        """Scores the validation data under conditionings and heads as `fold` gives them."""
-        validation = self.data.validation
-        return [evaluate(partial(self.eval_step, conditioning, head), validation.batches(), place, validation.size)]
-
-    def of_prompts(self, prompts: list[Prompt]) -> tuple:
-        """The conditionings and heads of prompts, one for each member, as `evaluate` takes them."""
-        return jax.tree.map(jnp.asarray, (prompts[0].conditioning, prompts[0].head))
-
-    def stop(self, state: TrainState) -> TrainState:
-        """The state in which members that have stopped learn no more."""
-        return state
-
-    def evaluated(self, number: int) -> None:
-        """Says what an evaluation found, beyond what members say."""
-
-    def finish(self, results: dict[int, dict], prompts: dict[int, Prompt]) -> tuple[Prompt, dict]:
-        """The best prompt, and what is said of the run; writes what there is beyond members' results and prompts."""
-        return prompts[0], results[0]
+            experiment = build(config, backbone, reporter, background=background)
+            learner = Alone.of(experiment, run_dir, reporter, _ended(run_dir, saved))
+        return _Run(learner, run_dir, reporter, saved, signals).run(background)
 
 
 def _ended(run_dir: Path, saved: Saved) -> bool:
@@ -164,9 +103,12 @@ def _one_ahead(batches: Iterator) -> Iterator:
 class _Run:
     """One run in progress."""
 
-    def __init__(self, learner: Alone | Population | Tasks, run_dir: Path, reporter: Reporter, saved: Saved):
+    def __init__(
+        self, learner: Alone | Population | Tasks, run_dir: Path, reporter: Reporter, saved: Saved, signals: Signals
+    ):
         self.learner, self.members, self.data = learner, learner.members, learner.data
-        self.config, self.run_dir, self.reporter, self.saved = learner.config, run_dir, reporter, saved
+        self.config, self.run_dir, self.reporter = learner.config, run_dir, reporter
+        self.saved, self.signals = saved, signals
         self.steps = self.config.train.steps
         every = self.config.train.eval_every or max(1, -(-self.steps // 10))
         self.eval_every, self.checkpoint_every = every, self.config.train.checkpoint_every or every
@@ -207,7 +149,8 @@ class _Run:
             for member in self.members:
                 member.begin(int(np.max(state.step)))
             try:
-                with within_memory(TOO_LARGE):
+                # A signal that comes meanwhile is heeded between steps, and while an evaluation computes.
+                with within_memory(TOO_LARGE), self.signals.later():
                     state = self._loop(self.place_state(state), checkpoints)
             finally:
                 self.reporter.stop()
@@ -260,7 +203,7 @@ class _Run:
     def _record(self) -> Record:
         """What a checkpoint holds beside the state."""
         fingerprints = {"backbone": self.learner.experiment.backbone.fingerprint, **self.data.fingerprints}
-        return Record.of(fingerprints, [dict(member.progress) for member in self.members])
+        return Record.of(fingerprints, [member.progress for member in self.members])
 
     def _resume(self, state: TrainState) -> TrainState:
         saved = self.saved
@@ -276,19 +219,21 @@ class _Run:
         return state
 
     def _loop(self, state: TrainState, checkpoints: Checkpoints) -> TrainState:
-        start, pending = int(np.max(state.step)), []
-        if start == 0 and self.data.validation is not None and (self.config.train.eval_start or not self.steps):
-            self.reporter.say(f"scoring the start on {self.data.validation.size} validation examples ...")
-            state = self._evaluate(state, 0)
-        if start >= self.steps or not any(member.running for member in self.members):
+        start = int(np.max(state.step))
+        if self._evaluates(start):
+            if start == 0:
+                self.reporter.say(f"scoring the start on {self.data.validation.size} validation examples ...")
+            state = self._evaluate(state, start, checkpoints)
+        if start >= self.steps or not self._runs:
             return state
         if self.data.accumulate > 1:
             self._say_compiling()
         self.reporter.start(self.steps, start)
-        step, meter, batch_size = self.learner.step, Meter(), self.data.batch_size
+        step, meter, batch_size, pending = self.learner.step, Meter(), self.data.batch_size, []
         for number, batch in enumerate(_one_ahead(map(self.place, self.data.train_batches(start))), start + 1):
             first = number == start + 1
-            seconds = step.ahead.seconds(batch) if first else None
+            with self.signals.at_once():
+                seconds = step.ahead.seconds(batch) if first else None
             if seconds is not None:
                 self.reporter.say(f"compiled in {seconds:.1f} s")
                 meter = Meter()
@@ -300,44 +245,109 @@ class _Run:
                 did = "compiled and took" if seconds is None else "took"
                 self.reporter.say(f"{did} the first step in {meter.seconds():.1f} s")
                 meter = Meter()  # rates leave compilation out
-            if number % self.config.train.log_every == 0 or number == self.steps:
-                state = self._log(state, pending, number, meter)
-                pending = []
-            if self.data.validation is not None and (number % self.eval_every == 0 or number == self.steps):
+            logs = number % self.config.train.log_every == 0 or number == self.steps
+            saves = number % self.checkpoint_every == 0 or number == self.steps
+            if logs or saves or self.signals.asked is not None:
+                meter.scored(self._take(pending, number))
+                state = self._give_up_diverged(number, state)
+            if logs:
+                self._log(number, meter)
+            if self._evaluates(number):
                 jax.block_until_ready(state)
                 meter.pause()
-                state = self._evaluate(state, number)
+                state = self._evaluate(state, number, checkpoints)
                 meter.restart()
-            ends = number == self.steps or not any(member.running for member in self.members)
-            if number % self.checkpoint_every == 0 or ends:
-                for member in self.members:
-                    member.sync()
-                checkpoints.save(state, self._record)
+            ends = number == self.steps or not self._runs
+            # What goes wrong by now is not written over what was right.
+            if ends or (saves and not any(m.running and m.progress["bad_steps"] for m in self.members)):
+                self._save(state, checkpoints)
             if ends:
                 break
+            if self.signals.asked is not None:
+                self._end(state, checkpoints)
         return state
 
-    def _log(self, state: TrainState, pending: list, number: int, meter: Meter) -> TrainState:
+    @property
+    def _runs(self) -> bool:
+        return any(member.running for member in self.members)
+
+    def _evaluates(self, number: int) -> bool:
+        """Whether a step has an evaluation, which is still to come for a member that learns."""
+        if self.data.validation is None or not any(m.running and m.progress["judged"] < number for m in self.members):
+            return False
+        if number == 0:
+            return self.config.train.eval_start or not self.steps
+        return number % self.eval_every == 0 or number == self.steps
+
+    def _save(self, state: TrainState, checkpoints: Checkpoints) -> None:
+        for member in self.members:
+            member.sync()
+        checkpoints.save(state, self._record)
+
+    def _end(self, state: TrainState, checkpoints: Checkpoints) -> NoReturn:
+        """Ends the run as a signal asks, with a checkpoint. Raises Interrupted."""
+        number = int(np.max(state.step))
+        if number:
+            self._save(state, checkpoints)
+            checkpoints.wait()
+        kept = f"step {number} is kept" if number else "nothing was learned yet"
+        name = Interrupted(self.signals.asked).name
+        raise Interrupted(
+            self.signals.asked,
+            f"ended by {name}: {kept}, the same command goes on with run folder {str(self.run_dir)!r}",
+        )
+
+    def _take(self, pending: list, number: int) -> list[float]:
+        """Brings the figures of steps, the last of them of this number, to the members; returns what each step scored."""
         # Of each step, a figure for each member.
         host = [{name: np.reshape(value, -1) for name, value in step.items()} for step in jax.device_get(pending)]
-        rates, records = meter.read([float(step["count"].sum()) for step in host]), []
+        pending.clear()
         for at, member in enumerate(self.members):
-            if member.running:
-                steps = [{name: values[at] for name, values in step.items()} for step in host]
-                self._attempt(member, lambda: records.append(member.log(number, steps, rates)))  # noqa: B023 (at once)
-        if records := list(filter(None, records)):
-            loss = float(np.mean([record["loss"] for record in records]))
-            self.reporter.log({**records[0], "loss": loss}, self.steps)
-        return self.learner.stop(state)
+            for before, step in zip(range(len(host) - 1, -1, -1), host, strict=True):
+                if member.running:
+                    member.take(number - before, {name: values[at] for name, values in step.items()})
+        return [float(step["count"].sum()) for step in host]
 
-    def _evaluate(self, state: TrainState, number: int) -> TrainState:
+    def _give_up_diverged(self, number: int, state: TrainState) -> TrainState:
+        """Gives up members whose steps are not finite any more. Raises NotFinite where no other is left."""
+        diverged = [at for at, member in enumerate(self.members) if member.diverged]
+        for at in diverged:
+            member = self.members[at]
+            if self.data.validation is None:
+                member.keep(self.learner.trainable_of(state.trainable, at))
+
+            def give_up(at=at):
+                raise why_not_finite(self.learner, state, at, self.place)
+
+            # Where it is all of them at once, what is said of the first is enough.
+            self._attempt(member, give_up) if any(m.running and not m.diverged for m in self.members) else give_up()
+        return self.learner.stop(state) if diverged else state
+
+    def _log(self, number: int, meter: Meter) -> None:
+        rates = meter.read()
+        records = [record for member in self.members if member.running and (record := member.log(number, rates))]
+        if records:
+            losses = [record["loss"] for record in records if record["loss"] is not None]
+            self.reporter.log({**records[0], "loss": float(np.mean(losses)) if losses else None}, self.steps)
+
+    def _evaluate(self, state: TrainState, number: int, checkpoints: Checkpoints) -> TrainState:
         learner = self.learner
-        # Folded once, not in every batch.
-        found = learner.evaluate(learner.fold(state.trainable), state.trainable.get("head", {}), self.place)
-        for at, (member, scores) in enumerate(zip(self.members, found, strict=True)):
-            if member.running:
-                own = learner.trainable_of(state.trainable, at)
-                self._attempt(member, lambda: member.judge(number, scores, own))  # noqa: B023 (at once)
+        try:
+            with self.signals.at_once():
+                # Folded once, not in every batch.
+                conditioning = learner.fold(state.trainable)
+                found = learner.evaluate(conditioning, state.trainable.get("head", {}), self.place)
+                judged = [member.running and member.progress["judged"] < number for member in self.members]
+                own = [learner.trainable_of(state.trainable, at) if to else {} for at, to in enumerate(judged)]
+                texts: dict[int, list[str]] = {}
+                for at, member in enumerate(self.members):
+                    if judged[at]:
+                        self._attempt(member, lambda: texts.update({at: member.texts(found[at], own[at])}))  # noqa: B023 (at once)
+        except Interrupted:
+            self._end(state, checkpoints)
+        for at in texts:
+            member = self.members[at]
+            self._attempt(member, partial(member.judge, number, found[at], texts[at], own[at]))
         learner.evaluated(number)
         return learner.stop(state)
 

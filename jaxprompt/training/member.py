@@ -2,15 +2,13 @@
 
 import functools
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxprompt.config import Config
 from jaxprompt.errors import InputError, NotFinite
@@ -26,6 +24,7 @@ from jaxprompt.prompts import Prompt, load_prompt, save_prompt
 from jaxprompt.reports.records import MetricsFile
 from jaxprompt.reports.terminal import Reporter
 from jaxprompt.scoring.evaluate import Evaluation, refusal
+from jaxprompt.training.checkpoint import Window
 
 
 class Member:
@@ -48,7 +47,12 @@ class Member:
             "best": None,
             "best_step": None,
             "evaluations_since_best": 0,
+            "judged": -1,
             "train_loss": None,
+            "window": Window().model_dump(),
+            "skipped": 0,
+            "bad_steps": 0,
+            "bad_step": None,
             "stopped": False,
             "failed": None,
         }
@@ -66,7 +70,7 @@ class Member:
 
     def begin(self, step: int) -> None:
         """Opens the records, of which those after `step` are from before a kill."""
-        self._records = MetricsFile(self.run_dir / METRICS, step)
+        self._records = MetricsFile(self.run_dir / METRICS, step, self.progress["judged"])
 
     def sync(self) -> None:
         """Puts the records on the disk."""
@@ -83,24 +87,51 @@ class Member:
         self.progress.update(stopped=True, failed=str(error))
         self.say(f"given up: {error}")
 
-    def log(self, number: int, steps: Sequence[Mapping[str, float]], rates: Mapping[str, float]) -> dict[str, Any]:
-        """Records the steps since the last time, and returns the record, empty if nothing was scored. Raises NotFinite for a loss that is not."""
-        counts, losses = (np.array([float(step[name]) for step in steps]) for name in ("count", "loss"))
-        if not counts.any():  # a task that is in none of these batches
+    def take(self, number: int, step: Mapping[str, Any]) -> None:
+        """Adds the figures of a step of this number; one by one, a run that is taken up in between comes to the same sums."""
+        progress = self.progress
+        window = progress["window"]
+        if step["skipped"]:
+            window["skipped"] += 1
+            progress["skipped"] += 1
+            progress["bad_steps"] += 1
+            progress["bad_step"] = number
+        elif step["count"]:  # else a task that is in none of its examples
+            window["loss"] += float(step["loss"]) * float(step["count"])
+            window["count"] += float(step["count"])
+            window["grad_norm"] = float(step["grad_norm"])
+            if not self.diverged:
+                progress["bad_steps"] = 0
+
+    @property
+    def diverged(self) -> bool:
+        """Whether too many steps in a row were not finite."""
+        return self.running and self.progress["bad_steps"] >= self.experiment.config.train.max_bad_steps
+
+    def log(self, number: int, rates: Mapping[str, float]) -> dict[str, Any]:
+        """Records the steps since the last time, and returns the record, empty if nothing was scored."""
+        window = self.progress["window"]
+        if not window["count"] and not window["skipped"]:
             return {}
-        loss = float((losses * counts).sum() / counts.sum())
-        if not math.isfinite(loss):
-            raise NotFinite(
-                f"the loss is {loss} by step {number}: lower optimizer.learning_rate (last checkpoint kept)"
-            )
-        self.progress["train_loss"] = loss
-        record = {"step": number, "loss": loss, "grad_norm": float(steps[-1]["grad_norm"]), **rates}
+        record = {"step": number, "loss": None, "grad_norm": window["grad_norm"], **rates}
+        if window["count"]:
+            record["loss"] = self.progress["train_loss"] = window["loss"] / window["count"]
+        if window["skipped"]:
+            record["skipped"] = window["skipped"]
         self._records.write(record)
+        self.progress["window"] = Window().model_dump()
         return record
 
-    def judge(self, number: int, found: Evaluation, trainable: dict) -> None:
+    def texts(self, found: Evaluation, trainable: dict) -> list[str]:
+        """What the prompt writes for the validation inputs, where a figure asks for that while training."""
+        if found.not_finite or not self.figures.writes:
+            return []
+        return write_for(self.experiment, self._fold(trainable), self._inputs)
+
+    def judge(self, number: int, found: Evaluation, texts: list[str], trainable: dict) -> None:
         """Records an evaluation, and keeps the prompt if it is the best. Raises NotFinite where the start is not."""
         progress, patience = self.progress, self.experiment.config.train.patience
+        progress["judged"] = number
         if found.not_finite:
             error = refusal(found, self.experiment.backbone.dtype)
             if number == 0:
@@ -113,7 +144,6 @@ class Member:
         else:
             scores = found.metrics(self.figures.outputs)
             if self.figures.writes:
-                texts = write_for(self.experiment, self._fold(trainable), self._inputs)
                 scores |= {metric.name: metric(texts, self._inputs.references) for metric in self.figures.texts}
             self.evaluated = scores
             record = {"step": number, "validation": scores}
@@ -182,6 +212,8 @@ class Member:
             "best_step": self.progress["best_step"],
             "train_loss": self.progress["train_loss"],
         }
+        if self.progress["skipped"]:
+            result["skipped_steps"] = self.progress["skipped"]
         if self.data.majority is not None:
             result["majority_accuracy"] = self.data.majority
         result["attention"] = self.experiment.backbone.module.attention

@@ -49,12 +49,13 @@ def make_train_step(
 
     Gradients are taken with respect to `state.trainable` alone. The frozen parameters are an argument of the compiled
     function, not constants of it, so the program stays small and keeps their sharding. A list of batches is one
-    optimizer step: their gradients are added, each weighted by what it scored. The state passed in is consumed.
+    optimizer step: their gradients are added, each weighted by what it scored. The state passed in is consumed. A step whose
+    loss, gradient or result is not finite changes nothing but its number.
 
     `step.jitted` is the compiled function and `step.frozen` its first argument, for those who lower or inspect it.
     `step.ahead` compiles it before the first call, for which `frozen` may be shapes; by the first call it must be filled.
 
-    Metrics: `loss` (mean over what was scored), `count`, `grad_norm`.
+    Metrics: `loss` (mean over what was scored), `count`, `grad_norm`, `skipped` (whether the step changed nothing).
     """
     frozen = forward.frozen() if frozen is None else frozen
     of_step = partial(gradient, forward, method), partial(update, method, optimizer)
@@ -87,17 +88,28 @@ def update(
     loss, count, grads = total
     scale = 1.0 / jnp.maximum(count, 1.0)
     grads = jax.tree.map(lambda g: g * scale, grads)
-    state = applied(method, optimizer, state, grads)
-    return state, {"loss": loss * scale, "count": count, "grad_norm": optax.tree.norm(grads)}
+    metrics = {"loss": loss * scale, "count": count, "grad_norm": optax.tree.norm(grads)}
+    state, metrics["skipped"] = applied(method, optimizer, state, grads, metrics)
+    return state, metrics
 
 
-def applied(method: Method, optimizer: optax.GradientTransformation, state: TrainState, grads: dict) -> TrainState:
-    """The state behind a step of the optimizer along a gradient."""
+def applied(
+    method: Method, optimizer: optax.GradientTransformation, state: TrainState, grads: dict, metrics: dict
+) -> tuple[TrainState, jax.Array]:
+    """The state behind a step of the optimizer along a gradient, and whether it is the same, because something is not finite.
+
+    Optax's state is then the same too, so that the learning rate is that of the steps that were taken.
+    """
     updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
     if hasattr(method, "project"):
         trainable = method.project(trainable)
-    return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state)
+    looked_at = (metrics["loss"], metrics["grad_norm"], trainable)
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(looked_at)]).all()
+    trainable, opt_state = jax.tree.map(
+        partial(jnp.where, finite), (trainable, opt_state), (state.trainable, state.opt_state)
+    )
+    return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state), ~finite
 
 
 def compiled_step(

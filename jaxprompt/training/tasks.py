@@ -141,6 +141,8 @@ def _update(method: PerTask, optimizer: optax.GradientTransformation, state: Tra
     """As `step.update`, of what `gradient` gives; the metrics are `[tasks]`."""
     losses, counts, grads, batches = total
     grads = jax.tree.map(lambda g: g / batches, grads)
-    state = applied(method, optimizer, state, grads)
     norms = jnp.stack([optax.tree.norm(method.of(task, grads)) for task in method.parts])
-    return state, {"loss": losses / jnp.maximum(counts, 1e-9), "count": counts, "grad_norm": norms}
+    metrics = {"loss": losses / jnp.maximum(counts, 1e-9), "count": counts, "grad_norm": norms}
+    # Rows are shared: what is not finite in one task's examples may be in others' too.
+    state, skipped = applied(method, optimizer, state, grads, metrics)
+    return state, {**metrics, "skipped": jnp.broadcast_to(skipped, norms.shape)}

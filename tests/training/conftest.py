@@ -6,7 +6,7 @@ import jax
 import pytest
 
 import jaxprompt
-from jaxprompt.training import loop
+from jaxprompt.training import alone
 from tests.conftest import STORIES
 
 
@@ -21,15 +21,15 @@ def scripted(stories, quiet, monkeypatch):
         def step(state, batch):
             trainable = jax.tree.map(lambda x: x + 1, state.trainable)
             state = state.replace(step=state.step + 1, trainable=trainable)
-            return state, {"loss": 1.0, "count": 1.0, "grad_norm": 0.0}
+            return state, {"loss": 1.0, "count": 1.0, "grad_norm": 0.0, "skipped": False}
 
         step.ahead = SimpleNamespace(begin=lambda *args: None, seconds=lambda batch: None)
         return step
 
     def run(tree, evaluations, backbone=stories):
         found = iter(evaluations)
-        monkeypatch.setattr(loop, "make_train_step", make_train_step)
-        monkeypatch.setattr(loop, "evaluate", lambda *args: next(found))
+        monkeypatch.setattr(alone, "make_train_step", make_train_step)
+        monkeypatch.setattr(alone, "evaluate", lambda *args: next(found))
         fixed = {"model": STORIES, "template": "{soft:2}{text}", "objective": {"type": "classifier"}}
         train = {"batch_size": 4, "eval_every": 1, **tree.get("train", {})}
         result = jaxprompt.train({**fixed, **tree, "train": train}, backbone=backbone, reporter=quiet)

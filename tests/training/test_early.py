@@ -13,7 +13,7 @@ from jaxprompt.backbone import load_backbone
 from jaxprompt.errors import InputError
 from jaxprompt.machine.ahead import Ahead, shape_of
 from jaxprompt.machine.background import Background
-from jaxprompt.training import loop
+from jaxprompt.training import alone, loop
 from jaxprompt.weights import loader
 from tests.conftest import GOLDEN, STORIES
 from tests.devices import run_on_eight_devices
@@ -23,13 +23,13 @@ from tests.training.test_loop import config, records
 @pytest.fixture
 def watched(monkeypatch):
     """The train steps of the runs to come."""
-    real, steps = loop.make_train_step, []
+    real, steps = alone.make_train_step, []
 
     def make_train_step(*args):
         steps.append(real(*args))
         return steps[-1]
 
-    monkeypatch.setattr(loop, "make_train_step", make_train_step)
+    monkeypatch.setattr(alone, "make_train_step", make_train_step)
     return steps
 
 
@@ -107,10 +107,10 @@ EIGHT_DEVICES = """
 import json, sys
 import jax, jaxprompt
 from jaxprompt.reports.terminal import Reporter
-from jaxprompt.training import loop
+from jaxprompt.training import alone
 
-real, steps = loop.make_train_step, []
-loop.make_train_step = lambda *args: steps.append(real(*args)) or steps[-1]
+real, steps = alone.make_train_step, []
+alone.make_train_step = lambda *args: steps.append(real(*args)) or steps[-1]
 for tree in json.loads(sys.argv[1]):
     jaxprompt.train(tree, reporter=Reporter(quiet=True))
     assert steps.pop().jitted.programs() == 0, tree

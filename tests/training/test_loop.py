@@ -9,7 +9,7 @@ import pytest
 
 import jaxprompt
 from jaxprompt.errors import InputError
-from jaxprompt.training import loop
+from jaxprompt.training import alone
 from tests.conftest import STORIES
 from tests.devices import run_on_eight_devices
 from tests.training.killed import killed_at
@@ -71,7 +71,7 @@ def test_a_killed_run_resumes_to_the_bit_identical_prompt(stories, rows, tmp_pat
     }[method]
     whole = jaxprompt.train(config(rows, tmp_path / "whole", **changes), backbone=stories, reporter=quiet)
 
-    killed = killed_at(monkeypatch, loop, "make_train_step", 11)
+    killed = killed_at(monkeypatch, alone, "make_train_step", 11)
     with pytest.raises(killed):
         jaxprompt.train(config(rows, tmp_path / "cut", **changes), backbone=stories, reporter=quiet)
     monkeypatch.undo()
@@ -242,7 +242,7 @@ def test_a_diverging_run_stops_with_advice(stories, rows, tmp_path, quiet):
 
 def test_a_step_that_finds_no_memory_stops_with_advice(stories, rows, tmp_path, quiet, monkeypatch):
     tree = config(rows, tmp_path / "run", train={"eval_every": 2, "checkpoint_every": 2})
-    real = loop.make_train_step
+    real = alone.make_train_step
 
     def hungry(*args):
         step = real(*args)
@@ -253,7 +253,7 @@ def test_a_step_that_finds_no_memory_stops_with_advice(stories, rows, tmp_path, 
         eats.ahead = step.ahead
         return eats
 
-    monkeypatch.setattr(loop, "make_train_step", hungry)
+    monkeypatch.setattr(alone, "make_train_step", hungry)
     with pytest.raises(
         InputError, match=r"not enough device memory \(.*1125899906842624 bytes\): set train.remat=full"
     ):
