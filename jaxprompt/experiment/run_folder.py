@@ -139,14 +139,33 @@ def _is_there(path: Path) -> bool:
 
 
 def _check_same(config: Config, run_dir: Path) -> None:
-    """Raises InputError when the folder was made by another config."""
-    old, new = _what(configs.load_config(run_dir / CONFIG)), _what(config)
+    """Raises InputError when the folder was made by another config; more steps may be asked for, where those before stay."""
+    there = configs.load_config(run_dir / CONFIG)
+    old, new = _what(there), _what(config)
     for key in old:
-        if old[key] != new[key] and not _one_file(key, old[key], new[key]):
-            raise InputError(
-                f"run folder {str(run_dir)!r} holds another experiment ({key} is {old[key]!r} there, {new[key]!r} "
-                "here): name another run_dir, or delete the folder"
-            )
+        if old[key] == new[key] or _one_file(key, old[key], new[key]):
+            continue
+        reason = ""
+        if key == "train.steps" and new[key] > old[key]:
+            reason = _why_no_more(config, there.train.steps)
+            if not reason:
+                continue
+        raise InputError(
+            f"run folder {str(run_dir)!r} holds another experiment ({key} is {old[key]!r} there, {new[key]!r} "
+            f"here{reason}): name another run_dir, or delete the folder"
+        )
+
+
+def _why_no_more(config: Config, steps: int) -> str:
+    """Why a run of so many steps would have learned otherwise, had it been one of more; empty: it would not."""
+    optimizer = config.optimizer
+    schedules = {optimizer.schedule, *(config.population or {}).get("optimizer.schedule", ())}
+    if schedules != {"constant"}:
+        schedule = next(name for name in sorted(schedules) if name != "constant")
+        return f", and optimizer.schedule {schedule} ends with the steps"
+    if max(optimizer.warmup_steps, *(config.population or {}).get("optimizer.warmup_steps", (0,))) > steps:
+        return f", and the {steps} steps were warm-up"
+    return ""
 
 
 def _check_contents(config: Config, run_dir: Path) -> None:

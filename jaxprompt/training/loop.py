@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxprompt import config as configs
+from jaxprompt.config import Config
 from jaxprompt.errors import InputError, NotFinite, within_memory
 from jaxprompt.experiment.build import build
 from jaxprompt.experiment.run_folder import CACHE, CHECKPOINTS, RESULT, claimed, open_run
@@ -27,7 +28,7 @@ from jaxprompt.reports.terminal import Reporter
 from jaxprompt.training.alone import Alone
 from jaxprompt.training.checkpoint import Checkpoints, Record, Saved
 from jaxprompt.training.divergence import why_not_finite
-from jaxprompt.training.member import Member, write_config
+from jaxprompt.training.member import Member, gets_more, write_config
 from jaxprompt.training.memory import state_cost
 from jaxprompt.training.population import Population
 from jaxprompt.training.step import TrainState
@@ -83,13 +84,13 @@ def train(config, *, backbone=None, reporter: Reporter | None = None, **override
             learner = Tasks.of(config, backbone, run_dir, reporter, background)
         else:
             experiment = build(config, backbone, reporter, background=background)
-            learner = Alone.of(experiment, run_dir, reporter, _ended(run_dir, saved))
+            learner = Alone.of(experiment, run_dir, reporter, _ended(config, run_dir, saved))
         return _Run(learner, run_dir, reporter, saved, signals).run(background)
 
 
-def _ended(run_dir: Path, saved: Saved) -> bool:
+def _ended(config: Config, run_dir: Path, saved: Saved) -> bool:
     """Whether a run was at its end, and its last checkpoint is good."""
-    return (run_dir / RESULT).exists() and not saved.damaged
+    return (run_dir / RESULT).exists() and not saved.damaged and not gets_more(run_dir, config)
 
 
 def _one_ahead(batches: Iterator) -> Iterator:
@@ -139,11 +140,11 @@ class _Run:
         frozen.update(learner.experiment.forward(data.hoisted).frozen(prefill))
         self._fill_caches(frozen)
         state = learner.start(trainable)
+        state = self._resume(state)
         # Everything that a config can get wrong has been checked, and that a folder with one is this experiment's.
         write_config(self.run_dir, learner.config)
         for member in self.members:
             write_config(member.run_dir, member.experiment.config)
-        state = self._resume(state)
         checkpoints = Checkpoints(self.saved.folder, self.config.train.keep_checkpoints, after=self.saved.step)
         try:
             for member in self.members:
@@ -174,7 +175,7 @@ class _Run:
         """Begins to compile what the run will need; everything here is shapes."""
         learner, backbone = self.learner, self.learner.experiment.backbone
         start = self.saved.step
-        left = 0 if _ended(self.run_dir, self.saved) else self.steps - start
+        left = 0 if _ended(self.config, self.run_dir, self.saved) else self.steps - start
         everywhere = replicated(backbone.mesh)
 
         def shapes(batch):
@@ -212,6 +213,11 @@ class _Run:
             saved.record.check(self._record, self.run_dir)
             for member, progress in zip(self.members, saved.record.members, strict=True):
                 member.resume(progress.model_dump())
+            if gets_more(self.run_dir, self.config) and not self._runs:
+                raise InputError(
+                    f"run folder {str(self.run_dir)!r} was stopped at step {saved.step} by train.patience: more train.steps "
+                    "would not be taken, name another run_dir"
+                )
             self.reporter.say(f"resuming {self.run_dir} at step {saved.step}")
         if saved.damaged:  # the end is come to once more
             for folder in (self.run_dir, *(member.run_dir for member in self.members)):

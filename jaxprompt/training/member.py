@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprompt.config import Config
+from jaxprompt.config import Config, load_config
 from jaxprompt.errors import InputError, NotFinite
 from jaxprompt.experiment.build import Experiment
 from jaxprompt.experiment.data import TrainingData
@@ -224,12 +224,20 @@ class Member:
 
 
 def write_config(run_dir: Path, config: Config) -> None:
-    """Makes the folder of a config's run, unless it is there."""
-    if not (run_dir / CONFIG).exists():
-        with writing(run_dir):
-            run_dir.mkdir(parents=True, exist_ok=True)
-        with whole_file(run_dir / CONFIG) as file:
-            file.write(dumped(config).encode())
+    """Makes the folder of a config's run, unless it is there; one of a run that is given more steps has no result any more."""
+    if not gets_more(run_dir, config):
+        return
+    with writing(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / RESULT).unlink(missing_ok=True)
+    with whole_file(run_dir / CONFIG) as file:
+        file.write(dumped(config).encode())
+
+
+def gets_more(run_dir: Path, config: Config) -> bool:
+    """Whether a run is new, or has more steps than when it was there before."""
+    path = run_dir / CONFIG
+    return not path.exists() or load_config(path).train.steps < config.train.steps
 
 
 def write_result(run_dir: Path, result: Mapping[str, Any]) -> None:

@@ -1,0 +1,96 @@
+"""Signals end a run with a checkpoint, from which it goes on as if it had not been ended."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import jaxprompt
+from jaxprompt.machine.signals import Interrupted
+from jaxprompt.reports.terminal import Reporter
+from jaxprompt.training import alone
+from tests.training.test_damage import ROWS, timeless
+from tests.training.test_loop import config, records
+
+
+def tree(run_dir, **sections):
+    train = {"steps": 6, "log_every": 4, "eval_every": 4, "checkpoint_every": 3}
+    return config(ROWS, run_dir, train=train, **sections)
+
+
+@pytest.fixture(scope="module")
+def whole(stories, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    return jaxprompt.train(tree(run_dir), backbone=stories, reporter=Reporter(quiet=True)).run_dir
+
+
+def signalled(monkeypatch, maker, call, number):
+    """Lets a signal come while one of `alone`'s makers' steps is called."""
+    made = getattr(alone, maker)
+
+    def make(*args):
+        step, calls = made(*args), []
+
+        def counted(*args):
+            calls.append(1)
+            if len(calls) == call:
+                signal.raise_signal(number)
+            return step(*args)
+
+        counted.ahead = step.ahead
+        return counted
+
+    monkeypatch.setattr(alone, maker, make)
+
+
+@pytest.mark.parametrize(
+    ("maker", "call", "number", "kept"),
+    [
+        ("make_train_step", 2, signal.SIGTERM, 2),  # between two records, whose mean is of steps of both processes
+        ("make_train_step", 4, signal.SIGINT, 4),  # its evaluation is still to come
+        ("make_eval_step", 2, signal.SIGTERM, 4),
+        ("make_eval_step", 3, signal.SIGTERM, 6),  # the last one
+    ],
+)
+def test_a_run_that_is_ended_goes_on_to_the_same_end(
+    whole, stories, tmp_path, quiet, monkeypatch, maker, call, number, kept
+):
+    run_dir = tmp_path / "run"
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match=f"step {kept} is kept") as found:
+        signalled(patched, maker, call, number)
+        jaxprompt.train(tree(run_dir), backbone=stories, reporter=quiet)
+    assert (found.value.signal, signal.getsignal(number)) == (number, before)
+    assert str(kept) in os.listdir(run_dir / "checkpoints")
+    jaxprompt.train(tree(run_dir), backbone=stories, reporter=quiet)
+    for name in ("prompt.safetensors", "result.json"):
+        assert (run_dir / name).read_bytes() == (whole / name).read_bytes()
+    assert timeless(run_dir) == timeless(whole)
+
+
+def test_a_run_that_has_learned_nothing_keeps_nothing(stories, tmp_path, quiet, monkeypatch):
+    signalled(monkeypatch, "make_eval_step", 1, signal.SIGTERM)
+    with pytest.raises(Interrupted, match="nothing was learned yet"):
+        jaxprompt.train(tree(tmp_path / "run"), backbone=stories, reporter=quiet)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_command_ends_with_the_status_of_its_signal(stories, tmp_path, number, status):
+    path = tmp_path / "config.yaml"
+    many = tree(tmp_path / "run")
+    many["train"] |= {"steps": 100_000, "log_every": 1, "eval_every": 90_000, "checkpoint_every": 90_000}
+    path.write_text(jaxprompt.config.dump(many))
+    command = [sys.executable, "-m", "jaxprompt", "train", str(path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if line.startswith("step 3/"):
+                break
+        process.send_signal(number)
+        last = process.stderr.read().splitlines()[-1]
+    assert process.returncode == status, last
+    assert last.startswith(f"jaxprompt: ended by {number.name}: step ") and str(tmp_path / "run") in last
+    (kept,) = os.listdir(tmp_path / "run" / "checkpoints")
+    assert int(kept) >= 3 and f"step {kept} is kept" in last
+    assert records(tmp_path / "run")[-1]["step"] <= int(kept)
