@@ -42,9 +42,9 @@ T5_ATTENTION = {"SelfAttention": "attention", "EncDecAttention": "cross"}
 # What PEFT has nothing to do with: the model's own parameters, of which no start is stored.
 OWN = {method.name: method for method in (Full, BitFit, Norms)}
 NAMES = sorted(path.name.removesuffix(".safetensors") for path in (GOLDEN / "curves").glob("*.safetensors"))
-# Every method on one model; the rest takes its time.
-FAST = ("llama", "stories", "bert", "gpt2.bitfit", "gpt2.full")
-CURVES = [pytest.param(name, marks=() if name.startswith(FAST) else pytest.mark.slow) for name in NAMES]
+# What the methods have least in common, each on one model; the rest takes its time.
+FAST = ("llama-untied.soft", "llama-untied.prefix", "llama-untied.lora", "stories260K.gated_prefix", "gpt2.bitfit")
+CURVES = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in NAMES]
 
 
 def classified(soft, ids, label):

@@ -69,7 +69,9 @@ def test_too_many_in_a_row_end_the_run_and_name_the_example(broken, rows, tmp_pa
     asked = tree(rows, tmp_path / "run", max_bad_steps=2, batch_size=12, log_every=2)
     if not validated:
         del asked["data"]["validation"]
-    says = rf"^the loss of example {BAD + 1} of the training data \(1 of 12 in step 2\) is not finite, in 2 steps in a row"
+    says = (
+        rf"^the loss of example {BAD + 1} of the training data \(1 of 12 in step 2\) is not finite, in 2 steps in a row"
+    )
     with pytest.raises(NotFinite, match=says):
         jaxprompt.train(asked, backbone=broken, reporter=quiet)
     prompt = jaxprompt.load_prompt(tmp_path / "run")

@@ -1,6 +1,5 @@
 """Signals end a run with a checkpoint, from which it goes on as if it had not been ended."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -63,7 +62,7 @@ def test_a_run_that_is_ended_goes_on_to_the_same_end(
         signalled(patched, maker, call, number)
         jaxprompt.train(tree(run_dir), backbone=stories, reporter=quiet)
     assert (found.value.signal, signal.getsignal(number)) == (number, before)
-    assert str(kept) in os.listdir(run_dir / "checkpoints")
+    assert (run_dir / "checkpoints" / str(kept)).is_dir()
     jaxprompt.train(tree(run_dir), backbone=stories, reporter=quiet)
     for name in ("prompt.safetensors", "result.json"):
         assert (run_dir / name).read_bytes() == (whole / name).read_bytes()
@@ -91,6 +90,6 @@ def test_a_command_ends_with_the_status_of_its_signal(stories, tmp_path, number,
         last = process.stderr.read().splitlines()[-1]
     assert process.returncode == status, last
     assert last.startswith(f"jaxprompt: ended by {number.name}: step ") and str(tmp_path / "run") in last
-    (kept,) = os.listdir(tmp_path / "run" / "checkpoints")
+    (kept,) = (path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert int(kept) >= 3 and f"step {kept} is kept" in last
     assert records(tmp_path / "run")[-1]["step"] <= int(kept)

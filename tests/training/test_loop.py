@@ -134,6 +134,7 @@ def test_a_finished_run_is_returned_as_it_is(stories, rows, tmp_path, quiet):
     assert (first.run_dir / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_seed_decides_everything(stories, rows, tmp_path, quiet):
     prompts = [
         jaxprompt.train(config(rows, tmp_path / name, train={"steps": 3}, seed=seed), backbone=stories, reporter=quiet)
@@ -144,6 +145,7 @@ def test_the_seed_decides_everything(stories, rows, tmp_path, quiet):
     assert not np.allclose(a, c)
 
 
+@pytest.mark.slow
 def test_no_improvement_stops_early_and_the_best_prompt_is_kept(stories, rows, tmp_path, quiet):
     # What is learned is the opposite of what is validated.
     data = {
@@ -180,6 +182,7 @@ def test_a_fixed_prompt_is_scored_without_training(stories, rows, tmp_path, quie
     assert result.prompt.arrays == {}
 
 
+@pytest.mark.slow
 def test_a_prompt_starts_from_another_run(stories, rows, tmp_path, quiet):
     first = jaxprompt.train(config(rows, tmp_path / "a", train={"steps": 3}), backbone=stories, reporter=quiet)
     start = {"init": {"type": "file", "path": str(first.run_dir)}}

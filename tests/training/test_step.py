@@ -109,7 +109,10 @@ def assert_same(ours, theirs):
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(ours[3]["prompt"])) > 1e-4
 
 
-@pytest.mark.parametrize("case", cases(DECODER_CASES, slow=["after-bos", "prefix-generation"]))
+@pytest.mark.parametrize(
+    "case",
+    cases(DECODER_CASES, slow=["after-bos", "prefix-generation", "soft-one-token", "soft-several-tokens", "mean-head"]),
+)
 def test_decoder_shared_and_packed_equal_concatenated_and_separate(stories, rows, case):
     fast = loss_and_gradient(stories, rows, case)
     packed = loss_and_gradient(stories, rows, case, share_prefix=False)
@@ -121,7 +124,7 @@ def test_decoder_shared_and_packed_equal_concatenated_and_separate(stories, rows
     assert_same(packed, plain)
 
 
-@pytest.mark.parametrize("name", ["stories", "minilm"])
+@pytest.mark.parametrize("name", ["stories", pytest.param("minilm", marks=pytest.mark.slow)])
 def test_pooling_takes_the_tokens_it_names(name, rows, request):
     backbone = request.getfixturevalue(name)
 
@@ -137,7 +140,7 @@ def test_pooling_takes_the_tokens_it_names(name, rows, request):
     assert len({round(loss, 3) for loss in (first, last, mean)}) == 3
 
 
-@pytest.mark.parametrize("case", cases(ENCODER_CASES, slow=["last-token"]))
+@pytest.mark.parametrize("case", cases(ENCODER_CASES, slow=["first-token", "last-token", "soft-similarity"]))
 def test_encoder_packed_equals_separate(minilm, rows, case):
     packed = loss_and_gradient(minilm, rows, case)
     plain = loss_and_gradient(minilm, rows, case, packing=False)
@@ -169,8 +172,8 @@ def assert_unrolled_equals_the_loop(looped, rows, case):
     ("name", "case"),
     [
         ("stories", DECODER_CASES["soft-several-tokens"]),
-        ("stories", DECODER_CASES["prefix-generation"]),
-        ("windowed", DECODER_CASES["soft-generation"]),
+        pytest.param("stories", DECODER_CASES["prefix-generation"], marks=pytest.mark.slow),
+        pytest.param("windowed", DECODER_CASES["soft-generation"], marks=pytest.mark.slow),
         ("minilm", ENCODER_CASES["soft-head"]),
         pytest.param("minilm", ENCODER_CASES["prefix-head"], marks=pytest.mark.slow),
     ],
@@ -187,7 +190,7 @@ def test_unrolled_encoder_decoders_equal_the_loop(seq2seq, rows, case):
 WINDOW_CASES = {name: DECODER_CASES[name] for name in ("soft-generation", "soft-several-tokens", "prefix-generation")}
 
 
-@pytest.mark.parametrize("case", cases(WINDOW_CASES, slow=["prefix-generation"]))
+@pytest.mark.parametrize("case", cases(WINDOW_CASES, slow=["prefix-generation", "soft-several-tokens"]))
 def test_windows_packed_and_shared_equal_concatenated_and_separate(windowed, stories, rows, case):
     fast = loss_and_gradient(windowed, rows, case)
     plain = loss_and_gradient(windowed, rows, case, share_prefix=False, packing=False)

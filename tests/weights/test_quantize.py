@@ -147,7 +147,9 @@ def matrices(params):
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("int8", 0.08), ("int4", 0.6)])
-@pytest.mark.parametrize("name", ["llama-untied", "gpt2", "gpt-neox", "t5"])
+@pytest.mark.parametrize(
+    "name", ["llama-untied", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "gpt-neox", "t5"))]
+)
 def test_loading_quantises_the_matrices_of_the_layers_alone(name, kind, tolerance):
     """GPT-2's weights are stored transposed, GPT-NeoX's in blocks; T5 has a cross-attention."""
     plain, narrow = load_backbone(GOLDEN / name), load_backbone(GOLDEN / name, quantize=kind)
@@ -206,6 +208,7 @@ def gradients(rows):
     return of
 
 
+@pytest.mark.slow
 def test_gradient_of_a_soft_prompt_of_a_real_model(gradients):
     """Mean over prompts; benchmarks/results/quantization.md has other templates and MiniLM.
 
