@@ -13,8 +13,9 @@ from pathlib import Path
 from jaxprompt.errors import InputError
 from jaxprompt.machine import host
 
-# What libraries read when they are imported: only errors, of those written in C++ too.
+# What libraries read when they are imported: only errors, of those written in C++ too. And Python in processes of its own.
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR"}
+QUIET |= {"PYTHONWARNINGS": "ignore"}
 
 
 def prepare_process(verbose: bool = False) -> None:

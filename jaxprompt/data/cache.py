@@ -1,5 +1,6 @@
 """Keys and values of the text ahead of the prompt, computed once and read in every batch."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,9 @@ class AheadCache:
         Args:
           shape: layers, heads and head size.
           folder: where its files are; None: it is in memory.
+
+        Raises:
+          OSError: the disk does not hold them.
         """
         lengths = np.array([len(example.source) for example in examples])
         whole = (int(lengths.sum()), *shape)
@@ -41,13 +45,8 @@ class AheadCache:
             keys, values = np.zeros(whole, dtype), np.zeros(whole, dtype)
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            # NumPy knows no bfloat16 in files: the bytes are the same.
-            keys, values = (
-                np.memmap(folder / name, np.uint8, "w+", shape=(int(np.prod(whole)) * np.dtype(dtype).itemsize,))
-                .view(dtype)
-                .reshape(whole)
-                for name in ("keys", "values")
-            )
+            size = int(np.prod(whole)) * np.dtype(dtype).itemsize
+            keys, values = (_on_disk(folder / name, size).view(dtype).reshape(whole) for name in ("keys", "values"))
         return cls(keys, values, np.cumsum(lengths) - lengths)
 
     @property
@@ -70,3 +69,12 @@ class AheadCache:
         segments = batch.source.segments
         example = np.take_along_axis(batch.index, np.maximum(segments - 1, 0), axis=1)
         return np.where(segments > 0, self.starts[np.maximum(example, 0)] + batch.source.positions, 0)
+
+
+def _on_disk(path: Path, size: int) -> np.ndarray:
+    """A file as an array of bytes: NumPy knows no bfloat16 in files."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            # Room that is missing is an error here. Where an array finds none, the process is killed.
+            os.posix_fallocate(file.fileno(), 0, size)
+    return np.memmap(path, np.uint8, "r+", shape=(size,))

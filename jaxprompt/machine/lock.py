@@ -65,8 +65,12 @@ def _take(path: Path, folder: Path) -> int:
                     f"run_dir{kept}"
                 )
             if _is_at(path, descriptor):
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{socket.gethostname()} {os.getpid()}\n".encode(), 0)
+                try:
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, f"{socket.gethostname()} {os.getpid()}\n".encode(), 0)
+                except OSError:  # the disk is full
+                    path.unlink()
+                    raise
                 return descriptor
         except BaseException:
             os.close(descriptor)

@@ -1,5 +1,7 @@
 """Text before the first soft token, computed by itself: the same losses and gradients, and no way back through it."""
 
+import errno
+import os
 from pathlib import Path
 
 import jax
@@ -229,6 +231,18 @@ def test_a_cache_of_nothing_is_refused(stories, tmp_path, template, ahead, messa
     with pytest.raises(InputError) as error:
         jaxprompt.train(given, backbone=stories)
     assert str(error.value).startswith(message) and not (tmp_path / "run").exists()
+
+
+def test_a_cache_that_the_disk_does_not_hold_is_one_line_and_leaves_nothing(stories, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    given = config("{text}{soft:3} It was {target}", True, run_dir=str(tmp_path / "run"))
+    given = given.model_copy(update={"data": given.data.model_copy(update={"cache": "disk"})})
+    with pytest.raises(InputError, match=r"ahead' cannot be written \(No space left on device\): free space"):
+        jaxprompt.train(given, backbone=stories)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cache_larger_than_the_memory_names_the_disk(stories, tmp_path, monkeypatch):

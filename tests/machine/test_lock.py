@@ -132,6 +132,19 @@ def test_a_lock_that_its_owner_removed_meanwhile_is_not_taken_for_one(tmp_path, 
         assert len(calls) == 2 and (tmp_path / LOCK).exists()
 
 
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with (
+        pytest.raises(InputError, match=r"cannot be written \(No space left on device\): free"),
+        locked(tmp_path / "run"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match=r"cannot be written \(.*\): .*"), locked(tmp_path / "file"):

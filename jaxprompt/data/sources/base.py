@@ -141,6 +141,33 @@ def file_digest(paths: Sequence[Path], more: str = "") -> str:
     return digest.hexdigest()[:12]
 
 
+class Unchanged:
+    """Watches that a file, of which rows are read while a run goes on, holds what it held."""
+
+    def __init__(self, path: Path):
+        self._path, self._seen = path, _last_change(path)
+
+    def check(self, source: Source) -> None:
+        """Raises InputError when the file of a source, whose fingerprint is its digest, holds something else by now."""
+        now = _last_change(self._path)
+        # An open file outlives its name; whoever opens it once more is told.
+        if now not in (None, self._seen):
+            if file_digest([self._path]) != source.fingerprint:
+                raise InputError(
+                    f"{source.name}: the file was changed while it was read (put it back and give the same command again)"
+                )
+            self._seen = now
+
+
+def _last_change(path: Path) -> tuple[int, int] | None:
+    """A file's size and the time of its last change; None: it is gone."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
 def repeated(names: Sequence[str]) -> str:
     """Returns the first name that was there before. Raises StopIteration without one."""
     seen: set[str] = set()

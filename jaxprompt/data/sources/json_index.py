@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Int64
 
-from jaxprompt.data.sources.base import Reading, Row, Source
+from jaxprompt.data.sources.base import Reading, Row, Source, Unchanged
 from jaxprompt.data.sources.json_files import json_line
 from jaxprompt.errors import InputError
 
@@ -24,6 +24,7 @@ class JsonLinesSource(Source):
     def __init__(self, name: str, path: Path):
         self.name, self._path = name, path
         self._file: BinaryIO | None = None
+        self._unchanged = Unchanged(path)
         self._starts, self._fingerprint = _line_starts(path)
         short = np.flatnonzero(np.diff(self._starts) <= _BLANK + 1)
         blank = [number for number in short.tolist() if not self._line(number).strip()]
@@ -48,8 +49,12 @@ class JsonLinesSource(Source):
         return self._fingerprint
 
     def _line(self, number: int) -> bytes:
+        self._unchanged.check(self)
         if self._file is None:
-            self._file = self._path.open("rb", buffering=0)
+            try:
+                self._file = self._path.open("rb", buffering=0)
+            except OSError as error:
+                raise InputError(f"{self.name}: cannot be read any more ({error.strerror}): put it back") from None
         start, following = self._starts[number : number + 2].tolist()
         # Several threads may read: there is no place in the file to share.
         return os.pread(self._file.fileno(), following - 1 - start, start)
@@ -59,7 +64,7 @@ class JsonLinesSource(Source):
 
 
 def _line_starts(path: Path) -> tuple[Int64[np.ndarray, "lines_and_end"], str]:
-    """Where each line starts, and where another would behind the last; and twelve hex digits of what the file holds."""
+    """Where each line starts, and where another would behind the last; and the file's `file_digest`."""
     digest, ends, size = hashlib.sha256(), [np.full(1, -1)], 0
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
@@ -68,7 +73,7 @@ def _line_starts(path: Path) -> tuple[Int64[np.ndarray, "lines_and_end"], str]:
             size += len(piece)
     if ends[-1].size == 0 or ends[-1][-1] != size - 1:
         ends.append(np.full(1, size))  # the last line has no end of its own
-    return np.concatenate(ends) + 1, digest.hexdigest()[:12]
+    return np.concatenate(ends) + 1, hashlib.sha256(digest.digest()).hexdigest()[:12]
 
 
 def open_json_lines(path: Path, name: str, how: Reading) -> JsonLinesSource:

@@ -2,13 +2,14 @@
 
 import bisect
 import contextlib
+import functools
 import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from jaxprompt.data.sources.base import Reading, Row, Source, file_digest, repeated
+from jaxprompt.data.sources.base import Reading, Row, Source, Unchanged, file_digest, repeated
 from jaxprompt.errors import InputError
 
 # Groups of rows that are held: a shuffle moves among a few.
@@ -27,6 +28,7 @@ class ParquetSource(Source):
     def __init__(self, name: str, path: Path):
         self.name, self._path = name, path
         self._file: Any = None
+        self._unchanged = Unchanged(path)
         self._lock, self._held = threading.Lock(), {}
         with self._lock, _readable(name):
             metadata = self._opened().metadata
@@ -42,7 +44,7 @@ class ParquetSource(Source):
         with _readable(self.name):
             return self._group(group).slice(number - self._starts[group], 1).to_pylist()[0]
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         return file_digest([self._path])
 
@@ -56,6 +58,7 @@ class ParquetSource(Source):
         with self._lock:
             table = self._held.pop(group, None)
             if table is None:
+                self._unchanged.check(self)
                 table = _columns_once(self._opened().read_row_group(group), self.name)
             self._held[group] = table
             if len(self._held) > _HELD:

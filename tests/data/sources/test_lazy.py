@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import pickle
 
 import pytest
@@ -50,6 +51,40 @@ def test_a_copy_reads_on_and_other_bytes_have_another_fingerprint(tmp_path):
     assert list(copy) == list(source) == ROWS and copy.fingerprint == source.fingerprint
     path.write_text(path.read_text().replace("row 7", "row 8"))
     assert open_source(path, LAZY).fingerprint != source.fingerprint
+
+
+def write_lines(path):
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+
+
+def write_parquet(path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=8)
+
+
+@pytest.mark.parametrize(("name", "write"), [("rows.jsonl", write_lines), ("rows.parquet", write_parquet)])
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, name, write):
+    path = tmp_path / name
+    write(path)
+    source = open_source(path, LAZY)
+    source.fingerprint  # noqa: B018 (as a run asks for it)
+    first, data = source[0], path.read_bytes()
+    # In place, and so that all of it can still be read.
+    os.utime(path, ns=(1, 1))
+    assert (source[0], source[20]) == (first, ROWS[20])
+    with path.open("r+b") as file:
+        file.write(data.replace(b"row 4", b"row 5"))
+    with pytest.raises(InputError, match=rf"{name}: the file was changed while it was read \(put it back and give the"):
+        source[40]
+    path.write_bytes(data)
+    assert source[40] == ROWS[40]
+    copy = pickle.loads(pickle.dumps(source))
+    path.unlink()
+    assert source[48] == ROWS[48]
+    with pytest.raises(InputError, match=rf"{name}: .*No such file or directory"):
+        copy[48]
 
 
 @pytest.mark.parametrize(
