@@ -13,9 +13,10 @@ from pathlib import Path
 from jaxprompt.errors import InputError
 from jaxprompt.machine import host
 
-# What libraries read when they are imported: only errors, of those written in C++ too. And Python in processes of its own.
+# What libraries read when they are imported: only errors, of those written in C++ too.
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR"}
-QUIET |= {"PYTHONWARNINGS": "ignore"}
+# What Python reads that clears away after processes that read data.
+QUIET |= {"PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker"}
 
 
 def prepare_process(verbose: bool = False) -> None:

@@ -14,13 +14,13 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jaxprompt.errors import InputError
-from jaxprompt.training.checkpoint import Checkpoints, Progress, Record, Saved
+from jaxprompt.training.checkpoint import Checkpoints, Progress, Record, Saved, Window
 from jaxprompt.training.step import init_state
 
 OPTIMIZER = optax.sgd(0.1)
 
-PROGRESS = {"best": None, "best_step": None, "evaluations_since_best": 0}
-PROGRESS |= {"train_loss": 0.5, "stopped": False, "failed": None}
+PROGRESS = {"best": None, "best_step": None, "evaluations_since_best": 0, "judged": -1, "train_loss": 0.5}
+PROGRESS |= {"window": Window(), "skipped": 0, "bad_steps": 0, "bad_step": None, "stopped": False, "failed": None}
 RECORD = Record.of({"backbone": "b"}, [PROGRESS])
 
 
