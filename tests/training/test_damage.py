@@ -3,6 +3,8 @@
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,13 +16,13 @@ from tests.conftest import REVIEWS, STORIES
 ROWS = [{"text": text, "target": "good" if label else "so bad"} for text, label in REVIEWS]
 
 
-def tree(run_dir):
+def tree(run_dir, steps=6):
     return {
         "model": STORIES,
         "template": "{soft:3} Review: {text} It was {target}",
         "data": {"train": ROWS, "validation": ROWS[:5]},
         "optimizer": {"learning_rate": 0.05},
-        "train": {"steps": 6, "batch_size": 5, "eval_every": 2, "log_every": 1},
+        "train": {"steps": steps, "batch_size": 5, "eval_every": 2, "log_every": 1},
         "run_dir": str(run_dir),
     }
 
@@ -126,3 +128,27 @@ def test_every_damage_of_the_newest_checkpoint_is_made_good(whole, stories, tmp_
             ends_the_same(whole, run_dir, stories)
         except BaseException as error:
             raise AssertionError(f"{path} by {way.__name__}") from error
+
+
+LIMITED = """
+import resource, sys
+from jaxprompt.commands import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+sys.exit(main(["train", sys.argv[1]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [100, 2400])
+def test_what_cannot_be_written_is_one_line_and_the_run_goes_on_when_it_can(whole, stories, tmp_path, size):
+    """The system refuses files of more bytes than this: the config, or the arrays of the next checkpoint."""
+    run_dir, path = tmp_path / "run", tmp_path / "config.yaml"
+    jaxprompt.train(tree(run_dir, steps=4), backbone=stories, reporter=Reporter(quiet=True))
+    path.write_text(jaxprompt.config.dump(tree(run_dir)))
+    done = subprocess.run([sys.executable, "-c", LIMITED, path, str(size)], capture_output=True, text=True)
+    said = [line for line in done.stderr.splitlines() if line.startswith("jaxprompt: ")]
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert [("cannot be written (File too large): free space and" in line) for line in said] == [True]
+    assert done.stderr.splitlines()[-1] == said[0]
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["2", "4"]
+    ends_the_same(whole, run_dir, stories)
