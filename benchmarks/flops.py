@@ -12,7 +12,7 @@ from jaxprompt.experiment.build import Experiment
 from jaxprompt.models import init_params
 from jaxprompt.objectives import Similarity, Verbalizer
 from jaxprompt.objectives.pooling import Pooled
-from jaxprompt.ops.attention import visibility
+from jaxprompt.ops.views import visibility
 from jaxprompt.text.hoisting import split_constant
 from jaxprompt.types import Batch, Inputs
 

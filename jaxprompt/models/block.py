@@ -17,8 +17,9 @@ from jaxtyping import Array, Float, Int
 from jaxprompt.models.cache import Cache
 from jaxprompt.models.layers import ACTIVATIONS, Linear, Norm
 from jaxprompt.models.rotary import Rotary, rotate
-from jaxprompt.ops.attention import AttentionOptions, Joined, KeysValues, View, attend, attend_gated
+from jaxprompt.ops.attention import AttentionOptions, KeysValues, attend, attend_gated
 from jaxprompt.ops.losses import gather_positions
+from jaxprompt.ops.views import Joined, View
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxprompt.ops.attention import KeysValues, View
+from jaxprompt.ops.attention import KeysValues
+from jaxprompt.ops.views import View
 from jaxprompt.types import Inputs
 
 

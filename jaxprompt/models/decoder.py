@@ -24,7 +24,7 @@ from jaxprompt.models.numbered import numbered
 from jaxprompt.models.precision import as_asked, exact
 from jaxprompt.models.rotary import Rotary
 from jaxprompt.models.stack import is_last, run_layers
-from jaxprompt.ops.attention import Joined, View, joined_padding, owned, visibility, windowed
+from jaxprompt.ops.views import Joined, View, joined_padding, owned, visibility, windowed
 from jaxprompt.types import Ahead, Inputs, Late, Prefix, prefix_length
 
 

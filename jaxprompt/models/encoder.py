@@ -16,7 +16,7 @@ from jaxprompt.models.late import Entrance, entrance, hiding, run_with
 from jaxprompt.models.layers import ACTIVATIONS, Linear, Table, embed_ids, embed_inputs, linear
 from jaxprompt.models.precision import as_asked, exact
 from jaxprompt.models.stack import is_last, run_layers
-from jaxprompt.ops.attention import View, owned, visibility
+from jaxprompt.ops.views import View, owned, visibility
 from jaxprompt.types import Inputs, Prefix
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxprompt.ops.attention import View
+from jaxprompt.ops.views import View
 from jaxprompt.types import Late, Prefix
 
 

@@ -22,7 +22,7 @@ from jaxprompt.models.layers import Table, embed_ids, embed_inputs, linear
 from jaxprompt.models.precision import as_asked, exact
 from jaxprompt.models.relative import RelativePositions
 from jaxprompt.models.stack import is_last, run_layers
-from jaxprompt.ops.attention import View, owned, visibility
+from jaxprompt.ops.views import View, owned, visibility
 from jaxprompt.types import Inputs, Late, Prefix
 
 

@@ -1,4 +1,4 @@
-"""Which tokens see which, and the attention that every backbone uses.
+"""The attention that every backbone uses; `ops.views` says which tokens see which.
 
 A suffix names an array's axes, here and in `models`: r rows, s the tokens of a row (as queries), n those of them that are
 asked for, t the tokens that are seen (as keys), p the prefix, h heads, k heads of keys and values, g the heads that share
@@ -10,15 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Float
 
 from jaxprompt.errors import InputError, did_you_mean
 from jaxprompt.machine.sharding import ROW_AXES, row_shards
 from jaxprompt.ops.flash import fits, flash_attend
 from jaxprompt.ops.products import wide_einsum
-from jaxprompt.types import Inputs
+from jaxprompt.ops.views import View
 
 # How attention is computed: by einsums that XLA compiles for any device, by cuDNN's flash attention on a GPU, or by that
 # of `ops.flash` on a TPU.
@@ -27,132 +26,14 @@ IMPLEMENTATIONS = ("xla", "cudnn", "pallas")
 QUERY_BLOCK = 128
 ACCELERATOR_QUERY_BLOCK = 256
 QUERY_BLOCKS = 4
+# Of rows with more logits than these (a head's), those of a block of queries alone are held at once, forward and backward.
+LONG_LOGITS, BLOCK_LOGITS = 1 << 22, 1 << 20
 # The widest head that cuDNN's backward pass takes on every GPU that it runs on.
 CUDNN_HEAD_DIM = 128
 # Blocks of fewer queries would be padding for the most part.
 PALLAS_QUERIES = 64
 
 KeysValues = tuple[Float[Array, "*tokens kv_heads head_dim"], Float[Array, "*tokens kv_heads head_dim"]]
-
-
-class View(struct.PyTreeNode):
-    """What each token of the rows sees.
-
-    Attributes:
-      row: the keys of its own row (or of the cache, or of the encoder), and what stands ahead of them.
-      prefix: the keys of the prefix; None: all of them.
-      row_bias, prefix_bias: added to the attention logits; None: nothing. One row stands for all.
-      causal: whether the tokens are those of the row, in order, and none sees a later one.
-    """
-
-    row: Bool[Array, "rows seq kv_seq"]
-    prefix: Bool[Array, "rows seq prefix"] | None = None
-    row_bias: Float[Array, "rows heads seq kv_seq"] | None = None
-    prefix_bias: Float[Array, "rows heads seq prefix"] | None = None
-    causal: bool = struct.field(pytree_node=False, default=False)
-
-    def upto(self, start: int, stop: int, ahead: int = 0) -> "View":
-        """What the tokens from `start` to `stop` see of those before `stop` and of as many others `ahead` of them."""
-        queries, keys = slice(start, stop), slice(ahead + stop)
-        return View(
-            self.row[:, queries, keys],
-            None if self.prefix is None else self.prefix[:, queries],
-            None if self.row_bias is None else self.row_bias[:, :, queries, keys],
-            None if self.prefix_bias is None else self.prefix_bias[:, :, queries],
-        )
-
-    def pick(self, at: Int[Array, "rows n"] | None) -> "View":
-        """What the tokens `at` these positions see; None: all tokens."""
-        if at is None:
-            return self
-
-        def seen(mask):
-            return None if mask is None else jnp.take_along_axis(mask, at[:, :, None], axis=1)
-
-        def added(bias):
-            if bias is None:
-                return None
-            bias = jnp.broadcast_to(bias, (at.shape[0], *bias.shape[1:]))
-            return jnp.take_along_axis(bias, at[:, None, :, None], axis=2)
-
-        return View(seen(self.row), seen(self.prefix), added(self.row_bias), added(self.prefix_bias))
-
-
-class Joined(struct.PyTreeNode):
-    """A prompt and the rows that see it, laid end to end in arrays `[1, prompt + rows * seq + padding, ...]`.
-
-    What works token by token then reads the weights once for both, and a prompt of a few tokens costs no pass of its
-    own. Attention takes the two apart.
-
-    Attributes:
-      view: what the prompt's tokens see of each other and of a prefix before them.
-      length: tokens of the prompt.
-      rows: how many rows there are.
-      padding: how many tokens behind the rows are nothing, see `joined_padding`.
-    """
-
-    view: View
-    length: int = struct.field(pytree_node=False)
-    rows: int = struct.field(pytree_node=False)
-    padding: int = struct.field(pytree_node=False)
-
-    def join(self, prompt: Shaped[Array, "1 prompt *rest"], rows: Shaped[Array, "rows seq *rest"]):
-        """Lays both end to end."""
-        both = jnp.concatenate([prompt, rows.reshape(1, -1, *rows.shape[2:])], axis=1)
-        return jnp.pad(both, ((0, 0), (0, self.padding)) + ((0, 0),) * (both.ndim - 2)) if self.padding else both
-
-    def split(self, both: Shaped[Array, "1 tokens *rest"]):
-        """Takes the two apart."""
-        prompt, rows, _ = jnp.split(both, [self.length, both.shape[1] - self.padding], axis=1)
-        return prompt, rows.reshape(self.rows, -1, *both.shape[2:])
-
-
-def joined_padding(tokens: int) -> int:
-    """Returns how many tokens to lay behind so many: up to a multiple of 8, which tensor cores want in 16 bits.
-
-    None on a CPU. Elsewhere the compiler would pad the operands of every product, and copy them to do so.
-    """
-    return 0 if jax.default_backend() == "cpu" else -tokens % 8
-
-
-def visibility(inputs: Inputs, causal: bool) -> Bool[Array, "rows seq seq"]:
-    """Returns which token (last axis) each token (middle axis) of its row sees, the prefix apart.
-
-    Padding is segment 0 and sees padding, so that no token is left with nothing to attend to.
-    """
-    seen = inputs.segments[:, :, None] == inputs.segments[:, None, :]
-    if inputs.branches is not None:
-        key_branch = inputs.branches[:, None, :]
-        seen &= (key_branch == 0) | (key_branch == inputs.branches[:, :, None])
-    if causal:
-        seen &= jnp.tri(inputs.ids.shape[1], dtype=bool)
-    return seen
-
-
-def windowed(
-    view: View,
-    window: int,
-    queries: Int[Array, "rows seq"],
-    keys: Int[Array, "rows kv_seq"],
-    prefix: Int[Array, " prefix"],
-) -> View:
-    """Returns a view that ends `window` positions before each token, itself counted.
-
-    Args:
-      queries, keys: positions of the tokens and of what they see.
-      prefix: positions of the keys of the prefix.
-    """
-    row = view.row & (keys[:, None, :] > queries[:, :, None] - window)
-    behind = prefix > queries[:, :, None] - window if prefix.size else None
-    return view.replace(row=row, prefix=behind)
-
-
-def owned(view: View, owners: Int[Array, "rows seq"] | None, prefix: Int[Array, " prefix"] | None) -> View:
-    """Returns a view of the keys of the prefix that have the same owner as each token; without owners, of all."""
-    if owners is None or prefix is None:
-        return view
-    own = owners[:, :, None] == prefix
-    return view.replace(prefix=own if view.prefix is None else view.prefix & own)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,13 +127,15 @@ def attend(
 
     # Of a causal row the upper triangle is nothing: each block of queries is given the keys up to its own end.
     size = max(QUERY_BLOCK if on_cpu else ACCELERATOR_QUERY_BLOCK, -(-seq // QUERY_BLOCKS))
+    shared = 0 if prefix is None else prefix[0].shape[0]
+    by_einsums = _attend_xla if seq * (shared + k_rtkd.shape[1]) <= LONG_LOGITS else _attend_in_blocks
     if not view.causal or seq < 2 * size:
-        return _attend_xla(q_rshd, k_rtkd, v_rtkd, view, options, prefix)
+        return by_einsums(q_rshd, k_rtkd, v_rtkd, view, options, prefix)
     ahead, blocks = k_rtkd.shape[1] - seq, []
     for start in range(0, seq, size):
         stop = min(start + size, seq)
         q, k, v = q_rshd[:, start:stop], k_rtkd[:, : ahead + stop], v_rtkd[:, : ahead + stop]
-        blocks.append(_attend_xla(q, k, v, view.upto(start, stop, ahead), options, prefix))
+        blocks.append(by_einsums(q, k, v, view.upto(start, stop, ahead), options, prefix))
     return jnp.concatenate(blocks, axis=1)
 
 
@@ -336,6 +219,36 @@ def _attend_pallas(q_rshd, k_rtkd, v_rtkd, view, options, prefix):
     specs = (tokens, tokens, tokens, by_row(view.row), PartitionSpec(), shared, by_row(view.prefix), of_biases)
     split = jax.shard_map(attend_part, mesh=mesh, in_specs=specs, out_specs=tokens, check_vma=False)
     return split(*arguments)
+
+
+def _attend_in_blocks(q_rshd, k_rtkd, v_rtkd, view, options, prefix):
+    """As `_attend_xla`, a block of queries after the other, each of which the backward pass computes again."""
+    seq, keys = q_rshd.shape[1], k_rtkd.shape[1] + (0 if prefix is None else prefix[0].shape[0])
+    count = -(-seq // max(BLOCK_LOGITS // keys, 1))
+    size = -(-seq // count)
+
+    def split(array, axis):
+        """`[blocks, ...]`, with queries of nothing behind the last ones."""
+        if array is None or array.shape[axis] == 1:
+            return None if array is None else jnp.broadcast_to(array, (count, *array.shape))
+        padded = jnp.pad(array, [(0, count * size - seq if at == axis else 0) for at in range(array.ndim)])
+        apart = padded.reshape(*array.shape[:axis], count, size, *array.shape[axis + 1 :])
+        return jnp.moveaxis(apart, axis, 0)
+
+    @jax.checkpoint
+    def attend_block(block):
+        q, row, of_prefix, row_bias, prefix_bias = block
+        return _attend_xla(q, k_rtkd, v_rtkd, View(row, of_prefix, row_bias, prefix_bias), options, prefix)
+
+    blocks = (
+        split(q_rshd, 1),
+        split(view.row, 1),
+        split(view.prefix, 1),
+        split(view.row_bias, 2),
+        split(view.prefix_bias, 2),
+    )
+    out = jnp.moveaxis(jax.lax.map(attend_block, blocks), 0, 1)
+    return out.reshape(q_rshd.shape[0], count * size, *q_rshd.shape[2:])[:, :seq]
 
 
 def _attend_xla(q_rshd, k_rtkd, v_rtkd, view, options, prefix):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from jax.stages import Compiled
+from jaxtyping import Array, Int
 
 from jaxprompt.machine import compiler
 from jaxprompt.machine.ahead import shape_of
@@ -13,7 +14,10 @@ from jaxprompt.models.numbered import numbered
 from jaxprompt.objectives import Objective, Vocabulary
 from jaxprompt.scoring.owners import in_one_row
 from jaxprompt.text.hoisting import split_constant
-from jaxprompt.types import Ahead, Batch, Conditioning, Inputs, Scores, prefix_length
+from jaxprompt.types import Ahead, Batch, Conditioning, Inputs, Prefix, Scores, prefix_length
+
+# Constant text of more tokens is read so many at a time.
+CHUNK = 2048
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Forward:
         It is compiled for the backbone's parameters, which may be shapes only.
         """
         backbone, (hard, _) = self.backbone, self._hoisted(None)
-        return None if hard is None else compiler.jit(backbone.prefill).lower(backbone.params, hard).compile()
+        return None if hard is None else compiler.jit(self._prefill).lower(backbone.params, hard).compile()
 
     def frozen(self, prefill: Compiled | None = None) -> dict:
         """Everything that no step changes: the argument that carries it into compiled code, never captured by it.
@@ -47,8 +51,24 @@ class Forward:
         backbone, hard_prefix, (hard, _) = self.backbone, None, self._hoisted(None)
         if hard is not None:
             # The compiler sees no gradient through this: constant text before the prompt costs no backward pass.
-            hard_prefix = (prefill or compiler.jit(backbone.prefill))(backbone.params, hard)
+            hard_prefix = (prefill or compiler.jit(self._prefill))(backbone.params, hard)
         return self._frozen(hard_prefix)
+
+    def _prefill(self, params: dict, hard: Int[Array, " text"] | Inputs) -> Prefix:
+        """Keys and values of hard text, of which no more than a chunk is at work at once."""
+        if isinstance(hard, Inputs) or len(hard) <= CHUNK:
+            return self.backbone.prefill(params, hard)
+        length = len(hard)
+        chunks = -(-length // CHUNK)
+        ids = jnp.pad(hard, (0, chunks * CHUNK - length)).reshape(chunks, 1, CHUNK)
+        positions = jnp.arange(chunks * CHUNK).reshape(chunks, 1, CHUNK)
+        texts = Inputs(ids, positions, (positions < length).astype(jnp.int32))
+
+        def read(cache, text):
+            return self.backbone.apply(params, text, cache=cache)[1], None
+
+        cache, _ = jax.lax.scan(read, self.backbone.empty_cache(1, chunks * CHUNK), texts)
+        return Prefix(cache.keys[:, 0, :length], cache.values[:, 0, :length], length)
 
     def frozen_shapes(self, prefill: Compiled | None) -> dict:
         """What `frozen` will be, in shapes, types and shardings: enough to compile for."""

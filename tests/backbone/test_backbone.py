@@ -12,7 +12,7 @@ import pytest
 from jaxprompt.backbone import load_backbone, random_backbone
 from jaxprompt.backbone.padded import _forward
 from jaxprompt.errors import InputError
-from jaxprompt.ops.attention import joined_padding
+from jaxprompt.ops.views import joined_padding
 from jaxprompt.prompts import Prompt
 from jaxprompt.types import Conditioning, Inputs, Prefix
 

@@ -12,7 +12,7 @@ import jaxprompt
 from jaxprompt.errors import InputError
 from jaxprompt.models import Memory
 from jaxprompt.models.block import Block, LayerInputs
-from jaxprompt.ops.attention import View, visibility, windowed
+from jaxprompt.ops.views import View, visibility, windowed
 from jaxprompt.prompts import Prompt
 from jaxprompt.types import Conditioning, Inputs, Late
 from tests.conftest import STORIES

@@ -8,7 +8,8 @@ from hypothesis.extra import numpy as hnp
 
 from jaxprompt.errors import InputError
 from jaxprompt.ops import attention
-from jaxprompt.ops.attention import AttentionOptions, View, attend, choose_implementation, visibility, windowed
+from jaxprompt.ops.attention import AttentionOptions, attend, choose_implementation
+from jaxprompt.ops.views import View, visibility, windowed
 from jaxprompt.types import Inputs
 
 ROWS, SEQ, HEADS, KV_HEADS, DIM, PREFIX = 3, 5, 6, 2, 4, 7
@@ -42,8 +43,12 @@ def arrays():
 @pytest.mark.parametrize("prefix", [PREFIX, 0])
 @pytest.mark.parametrize("kind", ["plain", "softcap", "window", "bias"])
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("device", ["cpu", "gpu", "long"])
 def test_equals_concatenation_with_gradients(arrays, prefix, kind, causal, device, monkeypatch):
+    if device == "long":  # a block of one query where there is a prefix, else of 2 or 3
+        device = "cpu"
+        monkeypatch.setattr(attention, "LONG_LOGITS", 8)
+        monkeypatch.setattr(attention, "BLOCK_LOGITS", 16)
     monkeypatch.setattr(jax, "default_backend", lambda: device)
     for name in ("QUERY_BLOCK", "ACCELERATOR_QUERY_BLOCK"):
         monkeypatch.setattr(attention, name, 2)  # blocks of 2, 2 and 1, where the view is said to be causal

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxprompt.ops import attention, flash
-from jaxprompt.ops.attention import AttentionOptions, View, attend, windowed
+from jaxprompt.ops.attention import AttentionOptions, attend
+from jaxprompt.ops.views import View, windowed
 from tests.devices import run_on_eight_devices
 
 ROWS, SEQ, HEADS, KV_HEADS, DIM, PREFIX = 2, 7, 6, 2, 4, 5
@@ -102,7 +103,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxprompt.machine.sharding import make_mesh
 from jaxprompt.ops import attention
-from jaxprompt.ops.attention import AttentionOptions, View, attend
+from jaxprompt.ops.attention import AttentionOptions, attend
+from jaxprompt.ops.views import View
 
 attention.PALLAS_QUERIES = 2
 mesh, rng = make_mesh(2, 2, 2), np.random.default_rng(0)
