@@ -20,7 +20,7 @@ from jaxprompt.data.sources import memory_reference, names_files
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import make_objective, soft_length, turns_of
 from jaxprompt.experiment.rows import naming
-from jaxprompt.machine.files import is_temporary
+from jaxprompt.machine.files import is_temporary, writing
 from jaxprompt.machine.lock import LOCK, locked
 from jaxprompt.methods import fills_slots, parts_of
 from jaxprompt.prompts import FILE_NAME, Prompt, load_prompt, shown_path
@@ -103,7 +103,8 @@ def claimed(run_dir: Path) -> Iterator[None]:
     """
     with locked(run_dir):
         for left in filter(is_temporary, run_dir.rglob(".*")):
-            left.unlink(missing_ok=True)
+            with writing(left):
+                left.unlink(missing_ok=True)
         try:
             yield
         finally:

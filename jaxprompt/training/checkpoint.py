@@ -124,7 +124,10 @@ class Saved:
         Raises:
           InputError: it cannot be read, though it may be good, or another release wrote it.
         """
-        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        try:
+            names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        except OSError as error:
+            raise _cannot_read(repr(str(folder)), error.errno) from None
         damaged, reason = [], ""
         found = cls(folder, 0, [], None, False)
         for step in sorted((int(name) for name in names if name.isdecimal()), reverse=True):
@@ -135,10 +138,7 @@ class Saved:
             except Exception as error:  # readers of foreign bytes raise what they like
                 number = _number_of(error)
                 if number is not None and number not in _DAMAGE:
-                    raise InputError(
-                        f"checkpoint {step} in {str(folder)!r} cannot be read ({os.strerror(number)}): look after the disk "
-                        "and give the same command again"
-                    ) from None
+                    raise _cannot_read(f"checkpoint {step} in {str(folder)!r}", number) from None
                 damaged.append(step)
                 reason = reason or (str(error).splitlines() or [""])[0][:100] or type(error).__name__
                 continue
@@ -204,6 +204,12 @@ def _digest(leaves: Sequence[np.ndarray], record: Any) -> str:
     for leaf in leaves:
         digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
     return digest.hexdigest()
+
+
+def _cannot_read(what: str, number: int) -> InputError:
+    return InputError(
+        f"{what} cannot be read ({os.strerror(number)}): look after the disk and give the same command again"
+    )
 
 
 def _number_of(error: Exception) -> int | None:

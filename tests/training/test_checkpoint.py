@@ -184,6 +184,10 @@ def test_a_checkpoint_that_cannot_be_read_may_be_good_and_is_kept(kept, monkeypa
     ):
         Saved.newest(kept)
     monkeypatch.undo()
+    monkeypatch.setattr(type(kept), "iterdir", denied)
+    with pytest.raises(InputError, match=r"checkpoints' cannot be read \(Permission denied\): look after the disk"):
+        Saved.newest(kept)
+    monkeypatch.undo()
     assert Saved.newest(kept).step == 1
 
 
