@@ -93,7 +93,7 @@ def load_backbone(
         return unstack(params) if unroll else params, fingerprint(files, config, stored.used)
 
     (reading,) = background.begin(read)
-    return Backbone(
+    backbone = Backbone(
         ref=str(ref),
         family=family.name,
         config=config,
@@ -108,6 +108,7 @@ def load_backbone(
         forced_eos_id=forced_eos_id,
         reading=reading,
     )
+    return _in_order(backbone) if unroll else backbone
 
 
 def random_backbone(
@@ -142,7 +143,7 @@ def _random(
         return unstack(params) if unroll else params, identity
 
     (reading,) = background.begin(read)
-    return Backbone(
+    backbone = Backbone(
         ref=ref,
         family=family,
         config=config,
@@ -154,6 +155,12 @@ def _random(
         read_tokenizer=tokenizer,
         reading=reading,
     )
+    return _in_order(backbone)
+
+
+def _in_order(backbone: Backbone) -> Backbone:
+    """Waits for weights that are made by programs: several processes have to run those of one mesh in one order."""
+    return backbone.loaded() if backbone.mesh.is_multi_process else backbone
 
 
 def _shapes(planned: Mapping[str, Any], unrolled: bool | None) -> Any:

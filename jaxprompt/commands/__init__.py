@@ -47,13 +47,15 @@ def _run(argv: list[str]) -> int:
     from jaxprompt.commands import process
 
     # Before anything imports JAX.
-    process.prepare_process(verbose=any(item in ("-v", "--verbose") for item in argv))
+    process.prepare_process(argv, verbose=any(item in ("-v", "--verbose") for item in argv))
     args = _parsed(argv)
-    summary = args.run(args)
-    for line in args.lines(summary):
-        process.put(line)
-    if args.json:
-        process.put(json.dumps(summary, ensure_ascii=False))
+    with process.among_others(args):
+        summary = args.run(args)
+        if process.is_heard():
+            for line in args.lines(summary):
+                process.put(line)
+            if args.json:
+                process.put(json.dumps(summary, ensure_ascii=False))
     return 0
 
 

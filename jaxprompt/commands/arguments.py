@@ -45,3 +45,20 @@ def texts_of(args: argparse.Namespace) -> Sequence:
     from jaxprompt.data.sources import open_source
 
     return open_source(args.file)
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Which of several processes this is, where no launcher says so."""
+    group = parser.add_argument_group(
+        "several processes", "found by themselves under SLURM, Open MPI, Kubernetes and Cloud TPU; else by hand:"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens (default: a lone process)")
+    group.add_argument("--processes", type=int, metavar="N", help="how many there are (default: a lone process)")
+    group.add_argument("--process-id", type=int, metavar="I", help="which this is, from 0 (default: a lone process)")
+    group.add_argument(
+        "--timeout",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long processes wait for one another before all of them end (default: %(default)g)",
+    )

@@ -1,6 +1,6 @@
 """`jaxprompt evaluate RUN`"""
 
-from jaxprompt.commands.arguments import MACHINE_HELP, add_ensemble, add_overrides
+from jaxprompt.commands.arguments import MACHINE_HELP, add_ensemble, add_overrides, add_processes
 
 HELP = "score a run's prompt, or several together, on its validation data or another file"
 
@@ -13,6 +13,7 @@ def add_arguments(parser) -> None:
     )
     add_ensemble(parser)
     add_overrides(parser, MACHINE_HELP)
+    add_processes(parser)
 
 
 def run(args) -> dict:

@@ -1,6 +1,6 @@
 """`jaxprompt generate RUN|MODEL --text TEXT`"""
 
-from jaxprompt.commands.arguments import MACHINE_HELP, add_inputs, add_overrides, texts_of
+from jaxprompt.commands.arguments import MACHINE_HELP, add_inputs, add_overrides, add_processes, texts_of
 
 HELP = "continue texts with a decoder, with or without a learned prompt"
 # Name, type, default and help of the options that `generate_from` takes by the same names.
@@ -22,6 +22,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("source", metavar="RUN|MODEL", help="folder of a finished run, or a model reference")
     add_inputs(parser)
     add_overrides(parser, MACHINE_HELP)
+    add_processes(parser)
     for name, kind, default, help in OPTIONS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=help)
     parser.add_argument(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from jaxprompt.commands.arguments import MACHINE_HELP, add_ensemble, add_inputs, add_overrides, texts_of
+from jaxprompt.commands.arguments import MACHINE_HELP, add_ensemble, add_inputs, add_overrides, add_processes, texts_of
 
 HELP = "answer with a run's prompt, or with several together"
 
@@ -12,6 +12,7 @@ def add_arguments(parser) -> None:
     add_inputs(parser)
     add_ensemble(parser)
     add_overrides(parser, MACHINE_HELP)
+    add_processes(parser)
 
 
 def run(args) -> dict:

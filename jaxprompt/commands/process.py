@@ -1,5 +1,6 @@
 """What a command asks of its process, and owes to whoever started it."""
 
+import argparse
 import contextlib
 import logging
 import os
@@ -7,19 +8,23 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from jaxprompt.errors import InputError
 from jaxprompt.machine import host
+from jaxprompt.machine.processes import may_be_several
 
 # What libraries read when they are imported: only errors, of those written in C++ too.
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR"}
 # What Python reads that clears away after processes that read data.
 QUIET |= {"PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker"}
+# The same where what JAX says at last, its stack, is said in one line instead.
+SILENT = {"TF_CPP_MIN_LOG_LEVEL": "4", "GRPC_VERBOSITY": "NONE"}
 
 
-def prepare_process(verbose: bool = False) -> None:
+def prepare_process(argv: Sequence[str] = (), verbose: bool = False) -> None:
     """Keeps memory from step to step, lets the next command load what this one compiles, and libraries be quiet.
 
     JAX may have been told of a folder for compiled programs already.
@@ -27,6 +32,9 @@ def prepare_process(verbose: bool = False) -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed; a file opened next would be taken for it
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (stays open)
+    if not verbose and may_be_several(argv):
+        for name, value in SILENT.items():
+            os.environ.setdefault(name, value)
     _listen(verbose)
     # Before JAX: the threads that it starts would allocate from heaps of their own, which keep nothing.
     host.keep_freed_memory()
@@ -94,6 +102,22 @@ def interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, press)
     yield
     signal.signal(signal.SIGINT, before)  # not after an interruption: what follows is the end
+
+
+def among_others(args: argparse.Namespace) -> AbstractContextManager:
+    """What is done inside is done by all processes of a cluster, of a command that takes `arguments.add_processes`."""
+    if not hasattr(args, "coordinator"):
+        return contextlib.nullcontext()
+    from jaxprompt.machine.processes import together
+
+    return together(args.coordinator, args.processes, args.process_id, args.timeout)
+
+
+def is_heard() -> bool:
+    """Whether this is the process that says what several of them come to."""
+    from jaxprompt.machine.processes import is_first
+
+    return is_first()
 
 
 def put(text: str) -> None:

@@ -1,7 +1,7 @@
 """`jaxprompt train CONFIG.yaml [KEY=VALUE ...]`"""
 
 from jaxprompt import config as configs
-from jaxprompt.commands.arguments import add_overrides
+from jaxprompt.commands.arguments import add_overrides, add_processes
 
 HELP = "learn a prompt; on an existing run folder, resume it"
 
@@ -10,6 +10,7 @@ def add_arguments(parser) -> None:
     parser.epilog = "keys of a config:\n" + configs.help_text()
     parser.add_argument("config", metavar="CONFIG.yaml", help="the experiment")
     add_overrides(parser)
+    add_processes(parser)
 
 
 def run(args) -> dict:

@@ -37,6 +37,8 @@ class RowPlan:
       targets: the most scored tokens in a row.
       types, branches: whether batches carry token types and branches.
       source_length: tokens in a row of the encoder of an encoder-decoder; else 0.
+      held: which of `row_multiple` equal parts of a batch's rows are filled, those that a process's devices hold; the others
+        stay empty. None: all.
     """
 
     row_length: int
@@ -47,6 +49,11 @@ class RowPlan:
     types: bool
     branches: bool
     source_length: int = 0
+    held: frozenset[int] | None = None
+
+    def holds(self, row: int, rows: int) -> bool:
+        """Whether a row of so many is filled."""
+        return self.held is None or row * self.row_multiple // rows in self.held
 
     @property
     def limits(self) -> tuple[int, int, int]:
@@ -190,7 +197,7 @@ def assign(sizes: np.ndarray, slots: int, limits: Sequence[int]) -> list[list[in
 def pack(
     examples: Sequence[Encoded], plan: RowPlan, *, num_words: int = 1, index: Sequence[int] | None = None
 ) -> Batch:
-    """Packs examples into a batch of numpy arrays. An example is never split; the result depends on nothing else.
+    """Packs examples into a batch of numpy arrays, as far as the plan holds its rows. An example is never split; the result depends on nothing else.
 
     Args:
       num_words: candidates per example (`Objective.num_words`).
@@ -222,6 +229,8 @@ def pack(
     owns = bool(examples) and examples[0].owner is not None
     owners = np.zeros(ids.shape, np.int32)
     for r, row in enumerate(packed):
+        if not plan.holds(r, rows):
+            continue
         start = scored = begun = 0
         next_segment = plan.slots + 1
         for slot, i in enumerate(row):

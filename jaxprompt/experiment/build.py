@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
-import numpy as np
 
 from jaxprompt.backbone import Backbone, load_backbone
 from jaxprompt.config import Config
@@ -15,7 +14,7 @@ from jaxprompt.experiment.context import context_of
 from jaxprompt.experiment.figures import figures_of
 from jaxprompt.experiment.rows import found_labels, naming, training_rows
 from jaxprompt.machine.background import Background
-from jaxprompt.machine.sharding import make_mesh
+from jaxprompt.machine.sharding import make_mesh, on_host
 from jaxprompt.methods import METHODS, Method, Start, fills_slots, fold, make_method, reads_text
 from jaxprompt.objectives import OBJECTIVES, DataAccess, Objective
 from jaxprompt.prompts import Prompt
@@ -82,10 +81,8 @@ class Experiment:
 
     def prompt(self, trainable: dict[str, dict]) -> Prompt:
         """What is learned, folded, as a value to keep."""
-        conditioning, head = jax.tree.map(
-            np.asarray, jax.device_get((fold(self.method, trainable), trainable.get("head", {})))
-        )
         config, backbone = self.config, self.backbone
+        conditioning, head = on_host((fold(self.method, trainable), trainable.get("head", {})), backbone.mesh)
         info = {
             "method": self.method.name,
             # The chat as template text: whoever uses the prompt needs no chat template.

@@ -26,7 +26,8 @@ from jaxprompt.experiment.fresh import Fresh, augment_of, fresh_of, mixup_of
 from jaxprompt.experiment.rows import naming, source_name, training_parts, training_sources, validates, validation_rows
 from jaxprompt.machine.files import writing
 from jaxprompt.machine.host import free_memory
-from jaxprompt.machine.sharding import row_shards
+from jaxprompt.machine.processes import number
+from jaxprompt.machine.sharding import held_shards, row_shards
 from jaxprompt.metrics.classification import majority
 from jaxprompt.text.encoded import Encoded
 from jaxprompt.text.hoisting import drop_prefix, hoist_length, shared_length, split_ahead
@@ -150,7 +151,7 @@ class TrainingData:
                     f"data.cache=memory would take {size / 1e9:.1f} GB for {tokens} tokens of {name}, there are "
                     f"{free_memory() / 1e9:.1f}: set it to disk"
                 )
-            kept = folder / name if how == "disk" else None
+            kept = folder / str(number()) / name if how == "disk" else None
             with writing(folder):
                 cache = AheadCache.empty(loader.examples, backbone.prefix_shape, backbone.dtype, kept)
             return dataclasses.replace(loader, cache=cache)
@@ -170,7 +171,8 @@ class TrainingData:
         loaders = [self.train, None if self.validation is None else self.validation.loader]
         caches = [loader for loader in loaders if isinstance(loader, Loader) and loader.cache is not None]
         for loader in caches:
-            for batch in dataclasses.replace(loader, cache=None).eval_batches():
+            whole = dataclasses.replace(loader.plan, held=None)
+            for batch in dataclasses.replace(loader, cache=None, plan=whole).eval_batches():
                 loader.cache.fill(batch, *map(np.asarray, look_ahead(batch)))
         return sum(loader.cache.nbytes for loader in caches)
 
@@ -324,8 +326,9 @@ def training_loader(
 
 
 def make_loader(experiment: Experiment, examples: list[Encoded], order: Order | Mixture, parts: int = 1) -> Loader:
-    """Packed batches, split into parts, in shapes planned from the examples."""
-    multiple = row_shards(experiment.backbone.mesh)
+    """Packed batches, split into parts, in shapes planned from the examples; of several processes each packs its own rows."""
+    mesh = experiment.backbone.mesh
+    multiple = row_shards(mesh)
     order = _in_parts(order, parts)
     if experiment.config.data.packing:
         plan = plan_rows(
@@ -337,6 +340,7 @@ def make_loader(experiment: Experiment, examples: list[Encoded], order: Order | 
         )
     else:
         plan = plan_separate(examples, order.batch_size, row_multiple=multiple)
+    plan = dataclasses.replace(plan, held=held_shards(mesh))
     return Loader(examples, order, plan, experiment.objective.num_words)
 
 
@@ -366,7 +370,8 @@ def evaluation_data(experiment: Experiment, examples: list[Encoded]) -> Evaluati
     lengths = token_counts(examples) if data.balance else None
     order = Order(len(examples), batch_size, experiment.config.seed_of("data"), data.shuffle, lengths)
     loader = make_loader(experiment, examples, order)
-    plan = dataclasses.replace(loader.plan, rows=loader.plan.rows[-1:])
+    # Every process has the scores of all examples, by the numbers that the rows say.
+    plan = dataclasses.replace(loader.plan, rows=loader.plan.rows[-1:], held=None)
     return EvaluationData(dataclasses.replace(loader, plan=plan), len(examples))
 
 

@@ -122,9 +122,11 @@ def _with_data(config: Config, **changes: Any) -> Config:
 def _planned(experiment: Experiment, loaders: Sequence[Any]) -> tuple[Any, ...]:
     """The loaders, with rows of one shape, which is planned from the examples of all: some member fills it in any step."""
     if not all(isinstance(loader, Loader) for loader in loaders):
-        return tuple(dataclasses.replace(loader, plan=loaders[0].plan) for loader in loaders)
+        plan = dataclasses.replace(loaders[0].plan, held=None)
+        return tuple(dataclasses.replace(loader, plan=plan) for loader in loaders)
     examples = [example for loader in loaders for example in loader.examples]
     order = Chained(tuple(loader.order for loader in loaders), tuple(len(loader.examples) for loader in loaders))
     plan = make_loader(experiment, examples, order).plan
-    plan = dataclasses.replace(plan, rows=plan.rows[-1:])
+    # All rows, which come in the number of those of the member that has most.
+    plan = dataclasses.replace(plan, rows=plan.rows[-1:], held=None)
     return tuple(dataclasses.replace(loader, plan=plan) for loader in loaders)

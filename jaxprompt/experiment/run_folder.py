@@ -22,6 +22,7 @@ from jaxprompt.experiment.build import make_objective, soft_length, turns_of
 from jaxprompt.experiment.rows import naming
 from jaxprompt.machine.files import is_temporary, writing
 from jaxprompt.machine.lock import LOCK, locked
+from jaxprompt.machine.processes import is_first
 from jaxprompt.methods import fills_slots, parts_of
 from jaxprompt.prompts import FILE_NAME, Prompt, load_prompt, shown_path
 from jaxprompt.reports.records import read_records
@@ -99,8 +100,12 @@ def open_run(config: Config) -> Path:
 def claimed(run_dir: Path) -> Iterator[None]:
     """Keeps other processes from writing a run's folder, those of its members too, and removes what a killed one left there.
 
-    A run that is refused before it has a config leaves nothing. Raises InputError as `locked`.
+    A run that is refused before it has a config leaves nothing. Of several processes of one run the first does so, and it
+    alone writes. Raises InputError as `locked`.
     """
+    if not is_first():
+        yield
+        return
     with locked(run_dir):
         for left in filter(is_temporary, run_dir.rglob(".*")):
             with writing(left):

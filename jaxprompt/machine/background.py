@@ -8,12 +8,15 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NoReturn, Self
 
+from jaxprompt.machine.processes import count
+
 _NAME = "jaxprompt background"
 
 
 def leave(status: int) -> NoReturn:
     """Ends the process, without waiting for what is being compiled for no one."""
-    if any(thread.name == _NAME for thread in threading.enumerate()):
+    # One of several that ends before the others would wait for them, too.
+    if count() > 1 or any(thread.name == _NAME for thread in threading.enumerate()):
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import glob
+import io
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from jaxprompt.errors import InputError
+from jaxprompt.machine.processes import is_first
 
 _REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space and give the same command again")
 _REMEDIES |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable, or name another place")
@@ -37,11 +39,15 @@ def cannot_write(path: str | Path, error: OSError) -> InputError:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes its place when all of it is on the disk.
 
-    It is readable by whom the user's other new files are. What a process that was killed has left of it goes.
+    It is readable by whom the user's other new files are. What a process that was killed has left of it goes. Of several
+    processes the first alone writes it.
 
     Raises:
       InputError: it cannot be written; what was there before is still there.
     """
+    if not is_first():
+        yield io.BytesIO()
+        return
     here = socket.gethostname()[:40]
     temporary = path.with_name(f".{path.name}.{here}.{os.getpid()}.tmp")
     with writing(path):
@@ -96,7 +102,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Adds to the end of a file. Raises InputError when it cannot; a part may have been added then."""
+    """Adds to the end of a file, as the first of several processes. Raises InputError when it cannot; a part may have been added then."""
+    if not is_first():
+        return
     with writing(path), path.open("ab", buffering=0) as file:
         while data:
             data = data[file.write(data) :]
@@ -104,6 +112,8 @@ def append(path: Path, data: bytes) -> None:
 
 def sync(path: Path) -> None:
     """Puts what was added to a file on the disk. Raises InputError when that is full, or the file gone."""
+    if not is_first():
+        return
     with writing(path), path.open("rb") as file:
         os.fsync(file.fileno())
 

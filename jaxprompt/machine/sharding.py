@@ -77,6 +77,46 @@ def batch_shardings(mesh: Mesh, batch: Batch | list[Batch]) -> Any:
     return shardings.replace(**{name: whole for name in ("lead", "keys") if getattr(batch, name) is not None})
 
 
+def held_shards(mesh: Mesh) -> frozenset[int] | None:
+    """Which of the `row_shards` parts of a batch's rows this process's devices hold; None: all of them."""
+    if not mesh.is_multi_process:
+        return None
+    shards = row_shards(mesh)
+    indices = row_sharding(mesh).addressable_devices_indices_map((shards,)).values()
+    held = frozenset(part for (index,) in indices for part in range(*index.indices(shards)))
+    return None if len(held) == shards else held
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Puts arrays on the devices of a mesh. Of several processes each hands over the parts that its own devices hold.
+
+    Args:
+      tree: arrays of the host, the same in all processes as far as each holds them, or arrays on the devices.
+      shardings: one, or a tree of them like `tree`.
+    """
+    if all(sharding.is_fully_addressable for sharding in jax.tree.leaves(shardings)):
+        return jax.device_put(tree, shardings)
+    if isinstance(shardings, NamedSharding):
+        return jax.tree.map(lambda leaf: _placed(leaf, shardings), tree)
+    return jax.tree.map(_placed, tree, shardings)
+
+
+def _placed(array: Any, sharding: NamedSharding) -> jax.Array:
+    if not getattr(array, "is_fully_addressable", True):
+        return jax.device_put(array, sharding)
+    if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_placed(jax.random.key_data(array), sharding))
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index], dtype=array.dtype)
+
+
+def on_host(tree: Any, mesh: Mesh) -> Any:
+    """Arrays on the devices of a mesh as whole NumPy arrays, in every process."""
+    if mesh.is_multi_process:
+        tree = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+    return jax.tree.map(np.asarray, jax.device_get(tree))
+
+
 def constrain_rows(x: jax.Array, mesh: Mesh | None) -> jax.Array:
     """Keeps activations `[rows, ...]` split by rows, where the rows divide evenly.
 

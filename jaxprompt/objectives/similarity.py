@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from pydantic import Field
 
+from jaxprompt.machine.sharding import on_host
 from jaxprompt.objectives.base import DataAccess, Objective, Vocabulary
 from jaxprompt.objectives.classes import Classes, ClassOptions
 from jaxprompt.objectives.pooling import Pooled, PoolOptions, pool
@@ -71,7 +72,8 @@ def embed_labels(backbone: Any, words: tuple[tuple[str, ...], ...], how: str) ->
     hidden = backbone.hidden(ids, mask)
     at = np.zeros((len(texts), 1)) if how == "first" else mask.sum(1, keepdims=True) - 1
     inputs = Inputs(ids=jnp.asarray(ids), positions=jnp.asarray(ids), segments=jnp.asarray(mask))
-    vectors = np.asarray(normalize(pool(how, hidden, inputs, jnp.asarray(at, jnp.int32), backbone.vocab_size)))
+    vectors = normalize(pool(how, hidden, inputs, jnp.asarray(at, jnp.int32), backbone.vocab_size))
+    vectors = on_host(vectors, backbone.mesh)
     ends = np.cumsum([len(group) for group in words])[:-1]
     return normalize(jnp.stack([part.mean((0, 1)) for part in np.split(vectors, ends)]))
 

@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from jaxprompt.machine.processes import is_first
+
 # A table of more classes does not fit a terminal.
 SHOWN_CLASSES = 10
 
@@ -18,9 +20,13 @@ class _Console(Console):
 
 
 class Reporter:
-    """Shows a run: a live bar on a terminal, a line per log elsewhere. Everything goes to standard error."""
+    """Shows a run: a live bar on a terminal, a line per log elsewhere. Everything goes to standard error.
+
+    Of several processes the first alone shows anything.
+    """
 
     def __init__(self, quiet: bool = False):
+        quiet = quiet or not is_first()
         self._console = _Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=not sys.stderr.isatty())
         self._progress = None
         self._task = None

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxprompt.machine import compiler
+from jaxprompt.machine.sharding import replicated
 from jaxprompt.models.numbered import numbered
 from jaxprompt.types import Inputs, Prefix
 
@@ -139,7 +140,9 @@ def _decode(model, search, params, ids, lengths, soft, prefix, source, source_pr
         return hidden[:, 0], cache
 
     loop = _one_by_one if search.num_beams == 1 else _beams
-    return loop(search, head, advance, last, cache, memory, key)
+    written = loop(search, head, advance, last, cache, memory, key)
+    # Every process has the tokens of all rows.
+    return jax.lax.with_sharding_constraint(written, replicated(backbone.mesh))
 
 
 def _wide(owners, ids):

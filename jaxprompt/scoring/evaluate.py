@@ -10,6 +10,7 @@ import numpy as np
 from jaxprompt.errors import InputError, listed, not_finite
 from jaxprompt.machine import compiler
 from jaxprompt.machine.ahead import Ahead
+from jaxprompt.machine.sharding import replicated
 from jaxprompt.metrics import Metric
 from jaxprompt.scoring.forward import Forward
 from jaxprompt.types import Batch, Conditioning, Scores, is_stacked
@@ -139,7 +140,8 @@ def make_eval_step(
             return one(conditioning, head, batch)
         return jax.vmap(one, in_axes=(0, 0, 0 if is_stacked(batch) else None))(conditioning, head, batch)
 
-    ahead = Ahead(compiler.jit(eval_step))
+    # Every process has the scores of all rows.
+    ahead = Ahead(compiler.jit(eval_step, out_shardings=replicated(forward.backbone.mesh)))
 
     def scored(conditioning: Conditioning, head: dict, batch: Batch) -> Scores:
         return ahead(frozen, conditioning, head, batch)

@@ -21,6 +21,7 @@ import pydantic
 
 from jaxprompt.errors import InputError
 from jaxprompt.machine.files import cannot_write
+from jaxprompt.machine.processes import is_first
 from jaxprompt.training.step import TrainState
 
 log = logging.getLogger("jaxprompt")
@@ -223,6 +224,8 @@ def _number_of(error: Exception) -> int | None:
 class Checkpoints:
     """Writes the checkpoints of one run: the state (trainable, optimizer state, step, rng) and a `Record` beside it, as JSON.
 
+    Several processes call it alike; each holds all of the state, of which the first writes the arrays.
+
     Frozen weights are never written; the record carries their fingerprint.
     """
 
@@ -236,7 +239,7 @@ class Checkpoints:
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )
         with self._writing():
-            for path in self._folder.iterdir() if self._folder.is_dir() else ():
+            for path in self._folder.iterdir() if is_first() and self._folder.is_dir() else ():
                 if path.name.isdecimal() and int(path.name) > after:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             self._remove_partial()
@@ -279,6 +282,8 @@ class Checkpoints:
 
     def _remove_partial(self) -> None:
         """Removes checkpoints that were not written to their end: on a full disk, others need the room."""
+        if not is_first():
+            return
         for path in self._folder.glob(f"*{ocp.path.step.TMP_DIR_SUFFIX}*"):
             shutil.rmtree(path, ignore_errors=True)
 

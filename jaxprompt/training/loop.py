@@ -19,7 +19,8 @@ from jaxprompt.experiment.run_folder import CACHE, CHECKPOINTS, RESULT, claimed,
 from jaxprompt.machine import compiler
 from jaxprompt.machine.ahead import shape_of, shapes_on
 from jaxprompt.machine.background import Background
-from jaxprompt.machine.sharding import batch_shardings, replicated
+from jaxprompt.machine.processes import meet
+from jaxprompt.machine.sharding import batch_shardings, place, replicated
 from jaxprompt.machine.signals import Interrupted, Signals
 from jaxprompt.methods import FROZEN
 from jaxprompt.prompts import Prompt
@@ -77,6 +78,7 @@ def train(config, *, backbone=None, reporter: Reporter | None = None, **override
     run_dir = open_run(config)
     # The weights are read and the programs compiled while rows are tokenised and packed.
     with Signals() as signals, claimed(run_dir), Background() as background:
+        meet("the run folder")  # which all have looked at before the first writes to it
         saved = Saved.newest(run_dir / CHECKPOINTS)
         if config.population:
             learner = Population.of(config, backbone, run_dir, reporter, background)
@@ -114,8 +116,8 @@ class _Run:
         every = self.config.train.eval_every or max(1, -(-self.steps // 10))
         self.eval_every, self.checkpoint_every = every, self.config.train.checkpoint_every or every
         mesh = learner.experiment.backbone.mesh
-        self.place = lambda batch: jax.device_put(batch, batch_shardings(mesh, batch))
-        self.place_state = lambda state: jax.device_put(state, replicated(mesh))
+        self.place = lambda batch: place(batch, batch_shardings(mesh, batch))
+        self.place_state = lambda state: place(state, replicated(mesh))
 
     def run(self, background: Background) -> Result:
         learner, data = self.learner, self.data
@@ -141,6 +143,7 @@ class _Run:
         self._fill_caches(frozen)
         state = learner.start(trainable)
         state = self._resume(state)
+        meet("the first step")
         # Everything that a config can get wrong has been checked, and that a folder with one is this experiment's.
         write_config(self.run_dir, learner.config)
         for member in self.members:
@@ -162,7 +165,9 @@ class _Run:
     def _fill_caches(self, frozen: dict) -> None:
         """Computes what the data's caches hold, if there are any."""
         begun = time.perf_counter()
-        look_ahead = compiler.jit(self.learner.experiment.forward(self.data.hoisted).look_ahead)
+        experiment = self.learner.experiment
+        whole = replicated(experiment.backbone.mesh)
+        look_ahead = compiler.jit(experiment.forward(self.data.hoisted).look_ahead, out_shardings=whole)
         size = self.data.fill_caches(lambda batch: look_ahead(frozen, self.place(batch)))
         if size:
             seconds = time.perf_counter() - begun
@@ -368,6 +373,7 @@ class _Run:
             member.fail(error)
 
     def _finish(self, state: TrainState) -> Result:
+        meet("the end of training")  # behind which all find what the first has written
         learner, prompts = self.learner, {}
         steps = np.broadcast_to(state.step, len(self.members)).tolist()
         for at, member in enumerate(self.members):

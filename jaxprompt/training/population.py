@@ -26,7 +26,7 @@ from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import Experiment
 from jaxprompt.experiment.population import experiments_of, load_together
 from jaxprompt.machine.background import Background
-from jaxprompt.machine.sharding import replicated
+from jaxprompt.machine.sharding import place, replicated
 from jaxprompt.methods import fold
 from jaxprompt.methods.numbers import numbers_of as numbers_of_method
 from jaxprompt.methods.numbers import rest_of, with_numbers
@@ -233,7 +233,7 @@ class Population:
         running = np.array([member.running for member in self.members])
         if (np.asarray(state.running) == running).all():
             return state
-        return state.replace(running=jax.device_put(running, replicated(self.experiment.backbone.mesh)))
+        return state.replace(running=place(running, replicated(self.experiment.backbone.mesh)))
 
     def evaluated(self, number: int) -> None:
         """Says what an evaluation found, beyond what members say."""

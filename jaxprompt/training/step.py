@@ -123,12 +123,12 @@ def compiled_step(
     def add_gradient(frozen, trainable, total, batch):
         return jax.tree.map(jnp.add, total, gradient(frozen, trainable, batch))
 
-    # The state comes out where it goes in: elsewhere, a second step would be another program.
+    # The state comes out where it goes in: elsewhere, a second step would be another program. Every process has the figures.
     whole = replicated(mesh)
-    train_step = compiler.jit(train_step, donate_argnames="state", out_shardings=(whole, None))
+    train_step = compiler.jit(train_step, donate_argnames="state", out_shardings=whole)
     add_gradient = compiler.jit(add_gradient, donate_argnames="total")
     first_gradient = compiler.jit(gradient)
-    apply_update = compiler.jit(update, donate_argnums=0, out_shardings=(whole, None))
+    apply_update = compiler.jit(update, donate_argnums=0, out_shardings=whole)
     ahead = Ahead(train_step)
 
     def step(state: TrainState, batch: Batch | list[Batch]) -> tuple[TrainState, dict]:
