@@ -39,7 +39,9 @@ def main(argv: list[str] | None = None) -> int:
             except BrokenPipeError:
                 return 1
     except KeyboardInterrupt as error:  # or `machine.signals.Interrupted`, which says what was kept
-        print(f"jaxprompt: {error}" if str(error) else INTERRUPTED, file=sys.stderr)
+        processes = sys.modules.get("jaxprompt.machine.processes")
+        if processes is None or processes.is_first():
+            print(f"jaxprompt: {error}" if str(error) else INTERRUPTED, file=sys.stderr)
         return 128 + getattr(error, "signal", signal.SIGINT)
 
 

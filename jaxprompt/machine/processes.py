@@ -24,7 +24,7 @@ from jaxprompt.errors import InputError
 TIMEOUT = 300.0
 # Seconds between two looks at what the others say, and after which one that has said nothing is taken for dead.
 _LOOKS, _SILENT = 0.5, 60.0
-_ENDED, _ALIVE = "jaxprompt/ended", "jaxprompt/alive/"
+_ENDED, _ALIVE, _ASKED, _BEGUN = "jaxprompt/ended", "jaxprompt/alive/", "jaxprompt/asked", "jaxprompt/begun/"
 # Variables of the launchers that say how many of its processes are on this host.
 _ON_HOST = ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE")
 
@@ -47,6 +47,8 @@ def count() -> int:
 
 def number() -> int:
     """Which of them this is, from 0."""
+    if _watch is not None:
+        return _watch.number  # to the end, when it is alone again
     return _state().process_id if _state().client is not None else 0
 
 
@@ -81,6 +83,19 @@ def meet(where: str) -> None:
         ) from None
 
 
+def asked_before(step: int, signal: int | None) -> int | None:
+    """Where one of several processes was asked to end, they agree on the last step, the same for all of them.
+
+    Args:
+      step: the one that this process would begin.
+      signal: by which this process was asked.
+
+    Returns:
+      None: the step is to be begun; else the signal.
+    """
+    return None if _watch is None or count() == 1 else _watch.asked_before(step, signal)
+
+
 @contextlib.contextmanager
 def together(
     coordinator: str | None = None,
@@ -105,16 +120,24 @@ def together(
     _start(coordinator, processes, process_id, timeout)
     try:
         yield
-        if _watch is not None:
-            import jax
-
-            meet("the end")
-            _watch.stop()
-            jax.distributed.shutdown()  # in which process 0 waits for the others to let go of it
+        _end()
     except BaseException as error:
-        if _watch is not None:
+        if _watch is not None and _watch.agreed and isinstance(error, KeyboardInterrupt):
+            _end()
+        elif _watch is not None:
             _watch.failed(error)
         raise
+
+
+def _end() -> None:
+    """Lets go of the others when all have done their work."""
+    if _watch is None:
+        return
+    import jax
+
+    meet("the end")
+    _watch.stop()
+    jax.distributed.shutdown()  # in which process 0 waits for the others
 
 
 def _start(coordinator: str | None, processes: int | None, process_id: int | None, timeout: float) -> None:
@@ -200,9 +223,12 @@ class _Watch:
     """
 
     def __init__(self, address: str, number: int, timeout: float):
-        self._number = number
+        self.number = number
         self.timeout, self._address, self._silent = timeout, address, min(timeout / 2, _SILENT)
         self._stopped, self._telling = threading.Event(), threading.Lock()
+        # The last step that this process has begun, what it has told the others of that.
+        self._step, self._told = 0, False
+        self._stepping, self.agreed = threading.Lock(), False
         # JAX's runtime aborts a process that has lost the first one, in a thread in which Python's own handlers do not run.
         self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._abort)
         self._before = _handle_abort(ctypes.cast(self._handler, ctypes.c_void_p))
@@ -239,6 +265,34 @@ class _Watch:
             return
         time.sleep(4 * _LOOKS)  # Another one was first to fail: the watch ends this one.
 
+    def asked_before(self, step: int, signal: int | None) -> int | None:
+        """As the function of this name."""
+        if signal is not None and not self._told:
+            with contextlib.suppress(RuntimeError):  # Another one was asked, too.
+                self._client.key_value_set(_ASKED, str(signal))
+            self._tell_step()
+        with self._stepping:
+            if not self._told:
+                self._step = step
+                return None
+        # The devices of one that waits here may keep another's from going on: its watch answers for it.
+        until = time.monotonic() + self.timeout
+        while len(begun := self._client.key_value_dir_get(_BEGUN)) < count():
+            if time.monotonic() > until:
+                raise InputError(
+                    f"process {number()} waited {self.timeout:g} s for the others to agree on the last step"
+                )
+            time.sleep(_LOOKS / 5)
+        self.agreed = step > max(int(last) for _, last in begun)
+        return int(self._client.key_value_try_get(_ASKED)) if self.agreed else None
+
+    def _tell_step(self) -> None:
+        """Says which step was begun last, once; from then on steps are begun as far as that of the others."""
+        with self._stepping:
+            if not self._told:
+                self._told = True
+                self._client.key_value_set(f"{_BEGUN}{number()}", str(self._step))
+
     def _run(self) -> None:
         beats, seen, told = itertools.count(), {}, 0.0
         while not self._stopped.wait(_LOOKS):
@@ -249,7 +303,10 @@ class _Watch:
                     told = now
                     if is_first():
                         self._look(seen, now)
-                ended = self._ended()
+                if not self._told and self._get(_ASKED) is not None:
+                    self._tell_step()
+                ended = self._get(_ENDED)
+                ended = None if ended is None else json.loads(ended)
             except RuntimeError:
                 ended = {"process": 0, "status": 1, "said": None}
             if ended is not None and ended["process"] != number():
@@ -268,9 +325,9 @@ class _Watch:
                 with contextlib.suppress(RuntimeError):  # Another one was said to have.
                     self._client.key_value_set(_ENDED, json.dumps(ended))
 
-    def _ended(self) -> dict | None:
+    def _get(self, name: str) -> str | None:
         try:
-            return json.loads(self._client.key_value_try_get(_ENDED))
+            return self._client.key_value_try_get(name)
         except RuntimeError as error:
             if "NOT_FOUND" not in str(error):
                 raise
@@ -292,12 +349,12 @@ class _Watch:
     def _abort(self, _: int) -> None:
         if not hasattr(self, "_client"):
             self._tell(
-                f"process {self._number} has waited {self.timeout:g} s at {self._address} for the others to begin: check that all "
+                f"process {self.number} has waited {self.timeout:g} s at {self._address} for the others to begin: check that all "
                 "of them run, with one --coordinator, or raise --timeout"
             )
             os._exit(2)
         self._tell(
-            f"process {self._number} has lost process 0 at {self._address}, or the runtime has failed: see what process 0 says, "
+            f"process {self.number} has lost process 0 at {self._address}, or the runtime has failed: see what process 0 says, "
             "or give -v"
         )
         os._exit(1)

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from typing import Self
 
+from jaxprompt.machine.processes import asked_before, count
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -72,10 +74,23 @@ class Signals:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within it, inside of `later`, a signal raises at once, one that has come too."""
-        with self._at(False):
-            self.check()
+        """Within it, inside of `later`, a signal raises at once, one that has come too; of one of several processes it does not."""
+        several = count() > 1
+        with self._at(several):
+            if not several:
+                self.check()
             yield
+
+    @property
+    def ends(self) -> bool:
+        """Whether a lone process ends behind the step that it is in."""
+        return self.asked is not None and count() == 1
+
+    def agreed(self, number: int) -> bool:
+        """Whether several processes end before this step, since one of them was asked to."""
+        signal = asked_before(number, self.asked)
+        self.asked = self.asked if signal is None else signal
+        return signal is not None
 
     @contextlib.contextmanager
     def _at(self, later: bool) -> Iterator[None]:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxprompt.errors import NotFinite, listed
+from jaxprompt.machine.sharding import on_host
 from jaxprompt.training.step import TrainState
 from jaxprompt.types import Batch, is_stacked
 
@@ -48,7 +49,9 @@ def why_not_finite(learner: Any, state: TrainState, at: int, place: Callable) ->
 def _losses(learner: Any, state: TrainState, at: int, place: Callable, batch: Batch) -> list[tuple[int, float]]:
     """The numbers of a batch's examples, from 0, and their losses, under what a member has learned."""
     conditioning, head = learner.fold(state.trainable), state.trainable.get("head", {})
-    losses = np.asarray(jax.device_get(learner.eval_step(conditioning, head, place(batch)).losses))
-    index = batch.index[at] if is_stacked(batch) else batch.index
+    batch = place(batch)
+    losses = np.asarray(jax.device_get(learner.eval_step(conditioning, head, batch).losses))
+    index = on_host(batch.index, learner.experiment.backbone.mesh)
+    index = index[at] if is_stacked(batch) else index
     losses = losses[at] if losses.ndim > index.ndim else losses
     return list(zip(index[index >= 0].tolist(), losses[index >= 0].tolist(), strict=True))

@@ -242,9 +242,13 @@ class _Run:
         self.reporter.start(self.steps, start)
         step, meter, batch_size, pending = self.learner.step, Meter(), self.data.batch_size, []
         for number, batch in enumerate(_one_ahead(map(self.place, self.data.train_batches(start))), start + 1):
-            first = number == start + 1
-            with self.signals.at_once():
-                seconds = step.ahead.seconds(batch) if first else None
+            first, seconds = number == start + 1, None
+            if self.signals.agreed(number):
+                meter.scored(self._take(pending, number - 1))
+                self._end(state, checkpoints)
+            if first:
+                with self.signals.at_once():
+                    seconds = step.ahead.seconds(batch)
             if seconds is not None:
                 self.reporter.say(f"compiled in {seconds:.1f} s")
                 meter = Meter()
@@ -258,7 +262,7 @@ class _Run:
                 meter = Meter()  # rates leave compilation out
             logs = number % self.config.train.log_every == 0 or number == self.steps
             saves = number % self.checkpoint_every == 0 or number == self.steps
-            if logs or saves or self.signals.asked is not None:
+            if logs or saves or self.signals.ends:
                 meter.scored(self._take(pending, number))
                 state = self._give_up_diverged(number, state)
             if logs:
@@ -274,7 +278,7 @@ class _Run:
                 self._save(state, checkpoints)
             if ends:
                 break
-            if self.signals.asked is not None:
+            if self.signals.ends:
                 self._end(state, checkpoints)
         return state
 
@@ -373,13 +377,14 @@ class _Run:
             member.fail(error)
 
     def _finish(self, state: TrainState) -> Result:
-        meet("the end of training")  # behind which all find what the first has written
         learner, prompts = self.learner, {}
         steps = np.broadcast_to(state.step, len(self.members)).tolist()
         for at, member in enumerate(self.members):
+            if not member.failed and self.data.validation is None:
+                member.keep(learner.trainable_of(state.trainable, at))
+        meet("the end of training")  # behind which all find what the first has written
+        for at, member in enumerate(self.members):
             if not member.failed:
-                if self.data.validation is None:
-                    member.keep(learner.trainable_of(state.trainable, at))
                 self._attempt(member, lambda: prompts.update({at: member.best_prompt()}))  # noqa: B023 (at once)
         scored = [member.best_found for member in self.members]
         known = {at: self.members[at].known for at in prompts}

@@ -70,17 +70,37 @@ def test_what_one_process_cannot_read_ends_the_others_with_its_line(tree, tmp_pa
     assert [path.name for path in tmp_path.glob("run/*")] in ([], [".lock"])
 
 
+def wait_for_steps(run_dir):
+    metrics, until = run_dir / "metrics.jsonl", time.monotonic() + 200
+    while not (metrics.exists() and metrics.read_text().count("\n") > 3):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [[0], [1], [0, 1]])
+def test_a_signal_to_any_process_ends_all_behind_one_step_with_a_checkpoint(tree, tmp_path, asked):
+    def ask(running):
+        wait_for_steps(tmp_path / "run")
+        for number in asked:
+            running[number].terminate()
+
+    more = ("train.steps=1000000", "train.checkpoint_every=1000000", "train.eval_every=1000000")
+    commands = jaxprompt_commands(2, "train", str(tmp_path / "config.yaml"), *more)
+    first, second = run_processes(commands, meanwhile=ask)
+    assert (first.status, second.status) == (143, 143)
+    (kept,) = (path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert first.err.splitlines()[-1].startswith(f"jaxprompt: ended by SIGTERM: step {kept} is kept")
+    assert second.err == ""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_the_death_of_one_process_ends_the_other_within_the_time_limit(tree, tmp_path, killed):
     seconds = {}
 
     def kill(running):
-        metrics = tmp_path / "run" / "metrics.jsonl"
-        until = time.monotonic() + 200
-        while not (metrics.exists() and metrics.read_text().count("\n") > 3):
-            assert time.monotonic() < until
-            time.sleep(0.1)
+        wait_for_steps(tmp_path / "run")
         os.kill(running[killed].pid, signal.SIGKILL)
         seconds["begun"] = time.monotonic()
         running[1 - killed].wait(100)
