@@ -117,7 +117,7 @@ class _Run:
         self.eval_every, self.checkpoint_every = every, self.config.train.checkpoint_every or every
         mesh = learner.experiment.backbone.mesh
         self.place = lambda batch: place(batch, batch_shardings(mesh, batch))
-        self.place_state = lambda state: place(state, replicated(mesh))
+        self.place_state = partial(place, shardings=replicated(mesh))
 
     def run(self, background: Background) -> Result:
         learner, data = self.learner, self.data
@@ -165,9 +165,8 @@ class _Run:
     def _fill_caches(self, frozen: dict) -> None:
         """Computes what the data's caches hold, if there are any."""
         begun = time.perf_counter()
-        experiment = self.learner.experiment
-        whole = replicated(experiment.backbone.mesh)
-        look_ahead = compiler.jit(experiment.forward(self.data.hoisted).look_ahead, out_shardings=whole)
+        forward = self.learner.experiment.forward(self.data.hoisted)
+        look_ahead = compiler.jit(forward.look_ahead, out_shardings=replicated(forward.backbone.mesh))
         size = self.data.fill_caches(lambda batch: look_ahead(frozen, self.place(batch)))
         if size:
             seconds = time.perf_counter() - begun
