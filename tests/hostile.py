@@ -9,10 +9,9 @@ import json
 import resource
 import shutil
 import struct
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxprompt.config import load_config
@@ -135,74 +134,61 @@ ADAPTER = {
 }
 
 
-def model_folder(folder: Path, name: str) -> Path:
-    """A folder of a model in which one file is to be written."""
-    made = folder / "model"
-    shutil.copytree(STORIES, made)
-    (made / name).unlink(missing_ok=True)
-    return made
+def in_model(read: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Reads the folder of a model in which the file stands, in place of the one that was there."""
+
+    def read_folder(path: Path) -> object:
+        for other in STORIES.iterdir():
+            if other.name not in (path.name, path.name.removesuffix(".index.json")):
+                shutil.copy(other, path.parent)
+        return read(path.parent)
+
+    return read_folder
 
 
-def cases(folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Names, and what reads a file of the name's kind after it was written to the folder, which is new for each."""
-    for name, write in SAFETENSORS.items():
-        yield f"safetensors: {name}", lambda: (write(folder / "x.safetensors"), open_tensors(folder / "x.safetensors"))
-        yield f"prompt: {name}", lambda: (write(folder / "x.safetensors"), load_prompt(folder / "x.safetensors"))
-    for name, write in GGUF.items():
-        yield f"gguf: {name}", lambda: (write(folder / "x.gguf"), open_gguf(folder / "x.gguf"))
-    for name, write in CONFIG.items():
-        yield f"config: {name}", lambda: (write(folder / "x.yaml"), load_config(folder / "x.yaml"))
-    for name, write in ROWS.items():
-        for suffix in ("jsonl", "csv", "tsv", "parquet", "jsonl.gz"):
-            path = folder / f"x.{suffix}"
-            yield f"{suffix}: {name}", lambda path=path: (write(path), read_rows(str(path)))
-    for name, write in TOKENIZER.items():
+# Kinds of files: names, what is in them, and what reads one.
+KINDS = [
+    ("x.safetensors", SAFETENSORS, open_tensors),
+    ("prompt.safetensors", SAFETENSORS, load_prompt),
+    ("x.gguf", GGUF, open_gguf),
+    ("x.yaml", CONFIG, load_config),
+    *(
+        (f"x.{suffix}", ROWS, lambda path: read_rows(str(path)))
+        for suffix in ("jsonl", "csv", "tsv", "parquet", "jsonl.gz")
+    ),
+    ("tokenizer.json", TOKENIZER, in_model(read_tokenizer)),
+    ("x.npy", PROMPT, load_prompt),
+    ("model.safetensors.index.json", INDEX, in_model(open_files)),
+    ("adapter_config.json", ADAPTER, lambda path: load_prompt(path.parent)),
+]
 
-        def read_made():
-            made = model_folder(folder, "tokenizer.json")
-            write(made / "tokenizer.json")
-            return read_tokenizer(made)
 
-        yield f"tokenizer: {name}", read_made
-    for name, write in PROMPT.items():
-        yield f"npy: {name}", lambda: (write(folder / "x.npy"), load_prompt(folder / "x.npy"))
-    for name, write in INDEX.items():
+def measure(path: Path, write: Write, read: Callable[[Path], object], idle: int) -> dict:
+    """What is said of a file, after how many seconds and at how many megabytes over the idle process."""
+    write(path)
+    begun, said = time.perf_counter(), None
+    try:
+        read(path)
+    except InputError as error:
+        said = str(error)
+    except BaseException as error:  # what no reader should raise
+        said = f"traceback:\n{type(error).__name__}: {str(error)[:300]}"
+    return {"said": said, "seconds": time.perf_counter() - begun, "megabytes": (peak() - idle) / 1024}
 
-        def open_made():
-            made = model_folder(folder, "model.safetensors")
-            write(made / "model.safetensors.index.json")
-            return open_files(made)
 
-        yield f"index: {name}", open_made
-    for name, write in ADAPTER.items():
-
-        def load_made():
-            write(folder / "adapter_config.json")
-            return load_prompt(folder)
-
-        yield f"adapter: {name}", load_made
+def peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as root:
-        number = 0
-        folder = Path(root, "0")
-        folder.mkdir()
-        idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        for name, read in cases(folder):
-            begun, said = time.perf_counter(), None
-            try:
-                read()
-            except InputError as error:
-                said = str(error)
-            except BaseException as error:
-                said = f"TRACEBACK {type(error).__name__}: {error}"[:300] + "\n"
-            more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle) / 1024
-            print(json.dumps({"name": name, "said": said, "seconds": time.perf_counter() - begun, "megabytes": more}))
-            sys.stdout.flush()
-            number += 1
-            shutil.rmtree(folder)
-            folder.mkdir()
+    idle = peak()
+    for file, contents, read in KINDS:
+        for name, write in contents.items():
+            with tempfile.TemporaryDirectory() as folder:
+                print(
+                    json.dumps({"name": f"{file}: {name}", **measure(Path(folder, file), write, read, idle)}),
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

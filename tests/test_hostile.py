@@ -1,8 +1,11 @@
 """What `hostile` reads is refused, and costs little."""
 
 import json
+import re
 import subprocess
 import sys
+
+import pytest
 
 
 def test_what_asks_for_more_than_it_holds_is_refused_at_once_and_for_little():
@@ -13,3 +16,13 @@ def test_what_asks_for_more_than_it_holds_is_refused_at_once_and_for_little():
         assert line["said"] and "\n" not in line["said"] and len(line["said"]) < 6000, line
         # 5 s on a machine that has nothing else to do.
         assert line["seconds"] < 15 and line["megabytes"] < 500, line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reader", ["safetensors", "gguf", "npy", "prompt"])
+def test_chosen_bytes_are_refused_too(reader, tmp_path):
+    pytest.importorskip("atheris", reason="the extra fuzz is not installed")
+    command = [sys.executable, "-m", "tests.fuzz", reader, "-max_total_time=15", f"-artifact_prefix={tmp_path}/"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert int(re.search(r"^Done (\d+) runs", found.stderr, re.M).group(1)) > 500
