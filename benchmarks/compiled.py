@@ -25,22 +25,22 @@ from collections import Counter
 from pathlib import Path
 
 import common
-import flops
-import hlo
 import jax
 import jax.numpy as jnp
 import prepare
 from drawn import abstract_backbone
 from jax.sharding import AxisType
-from targets import TARGETS, Target, devices_of
 from workloads import WORKLOADS
 
 import jaxprompt
+from jaxprompt.experiment import flops
 from jaxprompt.experiment.build import Experiment
 from jaxprompt.experiment.build import build as build_experiment
 from jaxprompt.experiment.data import TrainingData
+from jaxprompt.machine import hlo
 from jaxprompt.machine.ahead import shapes_on
 from jaxprompt.machine.sharding import MESH_AXES, replicated, row_sharding
+from jaxprompt.machine.targets import TARGETS, Target, devices_of
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import TrainState, make_train_step
 

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import common
-import flops
 import jax
 import numpy as np
 import trace_shares as trace
@@ -19,6 +18,7 @@ from workloads import Workload
 
 import jaxprompt
 from jaxprompt.backbone import Backbone
+from jaxprompt.experiment import flops
 from jaxprompt.experiment.build import build, configured_backbone
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.experiment.rows import training_rows

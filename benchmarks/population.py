@@ -158,8 +158,9 @@ def measure(model: str, members: int, own: bool, rounds: int, background: Backgr
 
 def compiled(model: str, members: int, own: bool, args: argparse.Namespace, mesh, background: Background) -> dict:
     """What the kernels of a population's step move on a chip, and of one member's."""
-    import hlo
     from drawn import abstract_backbone
+
+    from jaxprompt.machine import hlo
 
     tokenizer = jaxprompt.load_backbone("random:gpt2-small").tokenizer
     shape = SimpleNamespace(model=model, dtype="bfloat16")
@@ -266,7 +267,8 @@ def main() -> None:
         each(lambda model, members, own, background: measure(model, members, own, args.rounds, background))
         return
     from jax.sharding import AxisType
-    from targets import devices_of
+
+    from jaxprompt.machine.targets import devices_of
 
     with devices_of(args.target, None, 1) as devices:
         mesh = jax.make_mesh((1, 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import common
-import flops
 import jax
 import numpy as np
 
 import jaxprompt
 from jaxprompt.backbone import Backbone, random_backbone
+from jaxprompt.experiment import flops
 from jaxprompt.experiment.build import build
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.machine.sharding import replicated, row_sharding

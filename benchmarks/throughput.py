@@ -15,10 +15,10 @@ import statistics
 import time
 
 import common
-import flops
 import jax
 
 import jaxprompt
+from jaxprompt.experiment import flops
 from jaxprompt.experiment.build import build
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.machine.host import keep_freed_memory

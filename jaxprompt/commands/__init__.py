@@ -8,7 +8,19 @@ import sys
 
 # Each is a module with HELP, `add_arguments(parser)`, `run(args) -> summary`, which imports what it needs when it runs,
 # and `lines(summary)`, what standard output gets.
-COMMANDS = ("train", "evaluate", "predict", "generate", "merge", "similar", "tasks", "methods", "data", "quickstart")
+COMMANDS = (
+    "train",
+    "plan",
+    "evaluate",
+    "predict",
+    "generate",
+    "merge",
+    "similar",
+    "tasks",
+    "methods",
+    "data",
+    "quickstart",
+)
 INTERRUPTED = "jaxprompt: interrupted; the same command resumes a run from its last checkpoint"
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 
@@ -105,17 +106,20 @@ class Experiment:
 
 def configured_backbone(config: Config, background: Background | None = None) -> Backbone:
     """Loads the backbone as a config says, onto its mesh; `background` as in `load_backbone`."""
-    return load_backbone(
-        config.model,
-        dtype=config.dtype,
-        mesh=make_mesh(**config.mesh.model_dump()),
-        remat=config.train.remat,
-        quantize=config.quantize,
-        attention=config.attention,
-        unroll=config.unroll,
-        matmul_precision=config.matmul_precision,
-        background=background,
-    )
+    mesh = make_mesh(**config.mesh.model_dump())
+    return load_backbone(config.model, mesh=mesh, **backbone_options(config), background=background)
+
+
+def backbone_options(config: Config) -> dict[str, Any]:
+    """How a config's backbone is loaded, wherever it lies: arguments of `load_backbone`."""
+    return {
+        "dtype": config.dtype,
+        "remat": config.train.remat,
+        "quantize": config.quantize,
+        "attention": config.attention,
+        "unroll": config.unroll,
+        "matmul_precision": config.matmul_precision,
+    }
 
 
 def build(

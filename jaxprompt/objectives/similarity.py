@@ -47,7 +47,11 @@ class Similarity(Pooled, Classes):
 
     def bound(self, backbone: Any, encoder: RowEncoder) -> Objective:
         pooled = super().bound(backbone, encoder)
-        return dataclasses.replace(pooled, label_vectors=embed_labels(backbone, self.words, pooled.how))
+        if isinstance(jax.tree.leaves(backbone.params)[0], jax.ShapeDtypeStruct):  # of a backbone without weights
+            vectors = jax.ShapeDtypeStruct((len(self.words), backbone.hidden_size), backbone.dtype)
+        else:
+            vectors = embed_labels(backbone, self.words, pooled.how)
+        return dataclasses.replace(pooled, label_vectors=vectors)
 
     def for_rows(self) -> Objective:
         return dataclasses.replace(self, label_vectors=None)

@@ -53,6 +53,7 @@ def make_train_step(
     loss, gradient or result is not finite changes nothing but its number.
 
     `step.jitted` is the compiled function and `step.frozen` its first argument, for those who lower or inspect it.
+    `step.first_gradient` and `step.add_gradient` are those of a list's first batch and of each further one.
     `step.ahead` compiles it before the first call, for which `frozen` may be shapes; by the first call it must be filled.
 
     Metrics: `loss` (mean over what was scored), `count`, `grad_norm`, `skipped` (whether the step changed nothing).
@@ -140,4 +141,5 @@ def compiled_step(
         return apply_update(state, total)
 
     step.jitted, step.frozen, step.ahead = train_step, frozen, ahead
+    step.first_gradient, step.add_gradient = first_gradient, add_gradient
     return step

@@ -1,5 +1,9 @@
 """What a model's parameters will be, before one of them is read."""
 
+import dataclasses
+import functools
+from typing import Any
+
 import flax.linen as nn
 import jax
 from flax.traverse_util import flatten_dict
@@ -13,7 +17,7 @@ def planned_params(
     module: nn.Module, mesh: Mesh, quantize: str | None = None
 ) -> dict[str, jax.ShapeDtypeStruct | quantized.Quantized]:
     """Returns by path the shape, type and sharding of each parameter; of one to be quantised, a `Quantized` of such."""
-    boxed = jax.eval_shape(lambda: init_params(module, jax.random.key(0)))
+    boxed = _abstract(dataclasses.replace(module, mesh=None))
     shardings = flatten_dict(param_shardings(boxed, mesh), sep="/")
     planned = {}
     for path, leaf in flatten_dict(nn.meta.unbox(boxed), sep="/").items():
@@ -25,3 +29,9 @@ def planned_params(
             lambda array, where: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=where), leaf, sharding
         )
     return planned
+
+
+@functools.lru_cache(maxsize=4)
+def _abstract(module: nn.Module) -> Any:
+    """The shapes of a module's parameters, with their logical axes. They are the same on every mesh."""
+    return jax.eval_shape(lambda: init_params(module, jax.random.key(0)))

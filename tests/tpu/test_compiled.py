@@ -22,7 +22,7 @@ from jaxprompt.types import Batch, Inputs
 from tests.conftest import ARCHITECTURES, GOLDEN
 
 pytest.importorskip("libtpu")
-from targets import devices_of
+from jaxprompt.machine.targets import devices_of
 
 pytestmark = pytest.mark.slow
 

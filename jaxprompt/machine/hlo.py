@@ -1,4 +1,4 @@
-"""Reads a GPU or TPU program as XLA prints it: which kernels a step runs, how often, what each moves and multiplies."""
+"""Reads a program as XLA prints it: which kernels a step runs, how often, what each moves, multiplies and sends."""
 
 import re
 from collections import Counter
@@ -17,6 +17,7 @@ _FREE |= {"copy-done", "slice-done", "async-done", "all-gather-done", "all-reduc
 _FREE_TARGETS = ("ConcatBitcast", "AssumeGatherIndicesInBound")
 # Instructions that read of an operand no more than they give.
 _READS_A_PART = {"dynamic-slice", "slice", "gather"}
+_COLLECTIVE = re.compile(r"(all-\w+(?:-to-all)?|reduce-scatter|collective-permute|collective-broadcast)(-start)?")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Kernel:
       bytes: read and written in device memory, if nothing of it were in a cache.
       flops: of its products, by the type of their operands ("bf16", "f32", ...).
       collective: what it exchanges with other chips, such as "all-reduce"; empty: nothing.
+      sent: bytes that each chip sends for that, in a ring.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Kernel:
     bytes: int
     flops: dict[str, float]
     collective: str = ""
+    sent: float = 0.0
 
 
 @dataclass
@@ -69,10 +72,40 @@ def kernels(text: str) -> list[Kernel]:
     """The kernels of a program, those of its loops included.
 
     Args:
-      text: `compiled.as_text()` of a program for a GPU.
+      text: `compiled.as_text()`.
+
+    Raises:
+      ValueError: it is not said how often a loop runs, or among how many chips something is exchanged.
     """
     computations, entry = _parse(text)
-    return list(_walk(computations, entry, 1))
+    return list(_walk(computations, entry, 1, set()))
+
+
+def kept_bytes(text: str) -> int:
+    """What the loops of a forward pass stack up, layer by layer, for the backward pass, in bytes of one chip.
+
+    Layers that are unrolled stack nothing.
+    """
+    computations, entry = _parse(text)
+    loops = [i for i in computations[entry].instructions.values() if i.opcode == "while"]
+    bodies = [computations[loop.attribute(r"body=%?([\w.\-]+)")] for loop in loops]
+    return sum(
+        _whole_size(instruction.shape)
+        for body in bodies
+        for instruction in body.instructions.values()
+        if _stacks(computations, instruction)
+    )
+
+
+def _stacks(computations, instruction: _Instruction) -> bool:
+    """Whether an instruction of a loop's body puts something into a stack that JAX's forward pass keeps."""
+    operation = instruction.attribute(r'op_name="([^"]*)"') or ""
+    if "jvp(" not in operation or "transpose(" in operation or not operation.endswith("dynamic_update_slice"):
+        return False
+    inside = _called(computations, instruction)
+    return instruction.opcode == "dynamic-update-slice" or (
+        inside is not None and any(i.opcode == "dynamic-update-slice" for i in inside.instructions.values())
+    )
 
 
 def _parse(text: str) -> tuple[dict[str, _Computation], str]:
@@ -92,30 +125,81 @@ def _parse(text: str) -> tuple[dict[str, _Computation], str]:
     return computations, entry
 
 
-def _walk(computations: dict[str, _Computation], name: str, times: int) -> Iterator[Kernel]:
+def _walk(computations: dict[str, _Computation], name: str, times: int, begun: set[str]) -> Iterator[Kernel]:
     here = computations[name]
     for instruction in here.instructions.values():
         if instruction.opcode == "while":
             trips = _trips(computations, instruction)
-            yield from _walk(computations, instruction.attribute(r"body=%?([\w.\-]+)"), times * trips)
+            yield from _walk(computations, instruction.attribute(r"body=%?([\w.\-]+)"), times * trips, begun)
         elif instruction.opcode == "call":
-            yield from _walk(computations, instruction.attribute(r"to_apply=%?([\w.\-]+)"), times)
+            yield from _walk(computations, instruction.attribute(r"to_apply=%?([\w.\-]+)"), times, begun)
         elif instruction.opcode not in _FREE and not any(name in instruction.rest for name in _FREE_TARGETS):
             operation = instruction.attribute(r'op_name="([^"]*)"') or ""
             if instruction.opcode in ("copy-start", "slice-start"):
                 moved = _begun(instruction)
             else:
                 moved = _written(computations, instruction) + sum(_reads(computations, here, instruction))
-            collective = re.fullmatch(
-                r"(all-\w+(?:-to-all)?|reduce-scatter|collective-permute)(-start)?", instruction.opcode
-            )
-            kind = collective.group(1) if collective else ""
-            yield Kernel(instruction.name, operation, times, moved, _flops(computations, here, instruction), kind)
+            flops = _flops(computations, here, instruction)
+            kind, sent = _exchanged(computations, here, instruction, begun)
+            yield Kernel(instruction.name, operation, times, moved, flops, kind, sent)
+
+
+def _exchanged(computations, here: _Computation, instruction: _Instruction, begun: set[str]) -> tuple[str, float]:
+    """What an instruction exchanges with other chips, and how many bytes it sends.
+
+    Args:
+      begun: the channels of what is exchanged already. A TPU's compiler spreads one exchange over several fusions, beside
+        products in each of them, and all of these name it.
+    """
+    if found := _COLLECTIVE.fullmatch(instruction.opcode):
+        channel = instruction.attribute(r"channel_id=(\d+)")
+        if channel in begun:
+            return "", 0.0
+        begun |= {channel} - {None}
+        return found.group(1), _sent(found.group(1), here, instruction)
+    inside = _called(computations, instruction)
+    parts = [] if inside is None else [_exchanged(computations, inside, i, begun) for i in inside.instructions.values()]
+    return next((kind for kind, _ in parts if kind), ""), sum(sent for _, sent in parts)
+
+
+def _sent(kind: str, here: _Computation, instruction: _Instruction) -> float:
+    """Bytes that a chip sends, by the algorithms that send least: around a ring, or to each of the others."""
+    given = sum(_whole_size(here.instructions[name].shape) for name in instruction.operands)
+    if kind in ("collective-permute", "collective-broadcast"):
+        return given
+    chips = _group(instruction)
+    if kind == "all-gather":
+        return given * (chips - 1)
+    return given * (chips - 1) / chips * (2 if kind == "all-reduce" else 1)
+
+
+def _group(instruction: _Instruction) -> int:
+    """Among how many chips something is exchanged. Raises ValueError where that is not said."""
+    listed = instruction.attribute(r"replica_groups=\{\{([\d,]+)\}")
+    if listed:
+        return len(listed.split(","))
+    shape = instruction.attribute(r"replica_groups=\[\d+,(\d+)\]<=")
+    if shape:
+        return int(shape)
+    axes, named = (
+        instruction.attribute(r"replica_groups=mesh\[" + part) for part in (r"([^\]]*)\]", r"[^\]]*\][^{]*\{([^}]*)\}")
+    )
+    if axes is None or named is None:
+        raise ValueError(f"{instruction.name}: among how many chips it is exchanged is not said")
+    sizes = dict(re.findall(r"('\w+')=(\d+)", axes))
+    # An axis may be split: 'x':(2)4 are four chips of it, behind two.
+    parts = re.findall(r"('\w+')(?::\(\d+\)(\d+))?", named)
+    return prod(int(part or sizes[axis]) for axis, part in parts)
 
 
 def _size(shape: str) -> int:
     """Bytes in the device's memory. What lies in a TPU's own memory, `S(1)` and so on, is none of it."""
     return sum(size for size, outside in _arrays(shape) if outside)
+
+
+def _whole_size(shape: str) -> int:
+    """Bytes wherever they lie."""
+    return sum(size for size, _ in _arrays(shape))
 
 
 def _arrays(shape: str) -> list[tuple[int, bool]]:

@@ -1,7 +1,8 @@
-import hlo
 import jax
 import jax.numpy as jnp
 import pytest
+
+from jaxprompt.machine import hlo
 
 # As XLA 0.10 prints a scan of products for a GPU, abridged.
 PROGRAM = """HloModule jit_f
