@@ -8,7 +8,7 @@ from jaxprompt.commands.arguments import add_overrides
 HELP = "say what training a config takes of each of many devices, and on which mesh least: without weights or devices"
 EPILOG = """\
 Nothing runs, and no weight is read: the train step is compiled for devices that are not here, and the program is read. For
-an H100 that is done by its description (pip install "jaxprompt[cuda]"), for a TPU by libtpu (pip install
+an H100 that is done by its description (pip install "jax[cuda12]"), for a TPU by libtpu (pip install
 "jaxprompt[tpu]"); where neither is installed, or with --simulate, for CPU devices in their place, whose program has the
 same weights, batches, activations and exchanges, and more temporary memory: float16 stands for bfloat16, and every product
 is widened to float32.
@@ -86,11 +86,12 @@ def run(args) -> dict:
     stands_in, reporter = args.simulate or needs is not None, Reporter()
     if needs is not None:
         reporter.say(f"{needs} is not installed: compiling for CPU devices in the place of {target.name}s")
-    # A program for devices that are not here cannot be loaded again.
-    jax.config.update("jax_enable_compilation_cache", False)
     with contextlib.suppress(RuntimeError):  # where JAX has looked for its devices already
         jax.config.update("jax_platforms", "cpu")
     with contextlib.ExitStack() as stack:
+        # A program for devices that are not here cannot be loaded again.
+        stack.callback(jax.config.update, "jax_enable_compilation_cache", jax.config.jax_enable_compilation_cache)
+        jax.config.update("jax_enable_compilation_cache", False)
         if stands_in:
             devices, config = simulated(count), _for_cpu(config)
         else:
@@ -136,14 +137,18 @@ def lines(summary: dict) -> list[str]:
     compiled = "CPU devices in their place" if summary["simulated"] else "them"
     found = [
         f"{summary['model']}: a step of {shape}, {batch['from']}",
-        f"{summary['devices']} x {summary['chip']}, {limit / 1e9:.1f} GB each; compiled for {compiled}",
-        f"{'mesh':>10} {'GB':>8} {'kernels ms':>11} {'links ms':>9}   data x fsdp x tensor",
+        f"{summary['devices']} x {summary['chip']}, {_size(limit)} each; compiled for {compiled}",
+        f"{'mesh':>10} {'per device':>10} {'kernels ms':>11} {'links ms':>9}   data x fsdp x tensor",
     ]
     found += [_line(record) for record in summary["meshes"]]
     chosen = next((r for r in summary["meshes"] if r["mesh"] == summary["best"]), None)
     shown = chosen or next((r for r in summary["meshes"] if "bytes" in r), None)
     if shown is not None:
-        found += ["", f"mesh {shown['mesh']}, per device:", *_parts(shown, limit)]
+        found += [
+            "",
+            f"mesh {shown['mesh']}, per device, rows {'x'.join(map(str, shown['rows']))}:",
+            *_parts(shown, limit),
+        ]
     if chosen is None:
         found.append("no mesh fits: set train.remat=full, raise train.accumulate, or give more devices or memory")
     else:
@@ -158,26 +163,25 @@ def _line(record: dict) -> str:
     if "bytes" in record:
         told, size = "fits" if record["fits"] else "too much", record["peak_bytes"]
         kernels, links = record["seconds"]["kernels"], record["seconds"]["links"]
-    return f"{record['mesh']:>10} {size / 1e9:8.2f} {1e3 * kernels:11.1f} {1e3 * links:9.1f}   {told}"
+    return f"{record['mesh']:>10} {_size(size):>10} {1e3 * kernels:11.4g} {1e3 * links:9.3g}   {told}"
 
 
 def _size(size: float) -> str:
-    return f"{size / 1e9:9.2f} GB" if size >= 1e7 else f"{size / 1e6:9.2f} MB"
+    unit, by = next(((unit, by) for unit, by in (("GB", 1e9), ("MB", 1e6)) if size >= by / 10), ("kB", 1e3))
+    return f"{size / by:.2f} {unit}"
 
 
 def _parts(record: dict, limit: float) -> list[str]:
-    found = [f"{name.replace('_', ' '):>18} {_size(size)}" for name, size in record["bytes"].items() if size]
+    found = [f"{name.replace('_', ' '):>18} {_size(size):>10}" for name, size in record["bytes"].items() if size]
     total, evaluation = sum(record["bytes"].values()), record["evaluation"]
-    found.append(f"{'a step':>18} {_size(total)}")
+    found.append(f"{'a step':>18} {_size(total):>10}")
     if evaluation is not None:
-        found.append(f"{'an evaluation':>18} {_size(evaluation['bytes'])}")
-    found.append(
-        f"{record['peak_bytes'] / 1e9:.2f} of {limit / 1e9:.1f} GB: {'fits' if record['fits'] else 'too much'}"
-    )
+        found.append(f"{'an evaluation':>18} {_size(evaluation['bytes']):>10}")
+    found.append(f"{_size(record['peak_bytes'])} of {_size(limit)}: {'fits' if record['fits'] else 'too much'}")
     found.append(f"{record['needed_flops']:.3g} FLOPs needed, {record['compiled_flops']:.3g} in the program's products")
     for kind, sent in sorted(record["sent_bytes"].items(), key=lambda item: -item[1]):
-        found.append(f"{kind}: {_size(sent).strip()} sent in {record['exchanges'][kind]} exchanges")
+        found.append(f"{kind}: {_size(sent)} sent in {record['exchanges'][kind]} exchanges")
     kernels, links = (1e3 * record["seconds"][name] for name in ("kernels", "links"))
     least, most = max(kernels, links), kernels + links
-    found.append(f"at least {least:.1f} ms, where no exchange is waited for, or {most:.1f}, where all are")
+    found.append(f"at least {least:.4g} ms where no exchange is waited for, {most:.4g} where all are")
     return found

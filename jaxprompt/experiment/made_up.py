@@ -6,6 +6,7 @@ from typing import Any
 from jaxprompt.config import Config
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import Experiment, build, turns_of
+from jaxprompt.experiment.data import hoist
 from jaxprompt.text.chat import parse_turns
 from jaxprompt.text.encode import RowEncoder
 from jaxprompt.text.templates import parse_template
@@ -66,17 +67,20 @@ def made_up(config: Config, backbone: Any, rows: int, tokens: int | None) -> Exp
         train = train.model_copy(update={"batch_size": rows})
         return config.model_copy(update={"data": config.data.model_copy(update={**changed, **data}), "train": train})
 
-    encoder = build(with_rows(row, config.data.max_length), backbone).encoder
-    limit = encoder.max_length
-    if tokens is not None:
-        shared = len(encoder.constant_head) if backbone.causal and config.data.share_prefix else 0
-        limit = tokens + shared
-    if options.type == "generation":
-        room = limit - len(encoder.trunk(row).ids)
-        row[config.data.target] = _text(encoder, int(TARGET_SHARE * room) if columns else room)
-    for name in columns:
-        row[name] = "a " * limit
-    return build(with_rows(row, limit), backbone)
+    def build_with(limit: int | None) -> Experiment:
+        encoder = build(with_rows(row, limit), backbone).encoder
+        filled = {**row, **dict.fromkeys(columns, "a " * encoder.max_length)}
+        if options.type == "generation":
+            room = encoder.max_length - len(encoder.trunk(row).ids)
+            filled[config.data.target] = _text(encoder, int(TARGET_SHARE * room) if columns else room)
+        return build(with_rows(filled, limit), backbone)
+
+    if tokens is None:
+        return build_with(config.data.max_length)
+    # What all examples share is known when they are laid out.
+    experiment = build_with(tokens)
+    shared, _ = hoist(experiment, [experiment.encode(experiment.config.data.train)])
+    return build_with(tokens + len(shared)) if shared else experiment
 
 
 def _columns(config: Config) -> list[str]:

@@ -78,7 +78,7 @@ def chips_of(topology: str) -> int:
 def missing_compiler(target: Target) -> str | None:
     """What has to be installed to compile for a target; None: it is there."""
     if target.platform == "tpu":
-        return None if importlib.util.find_spec("libtpu") else "jax[tpu]"
+        return None if importlib.util.find_spec("libtpu") else "jaxprompt[tpu]"
     plugins = importlib.util.find_spec("jax_plugins")
     found = (
         [place for place in (plugins.submodule_search_locations or ()) if any(Path(place).glob("xla_cuda*"))]

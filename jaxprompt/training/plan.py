@@ -149,7 +149,7 @@ def plan(
         if reason := refusal(only, backbone, batch_size):
             raise InputError(f"mesh {name_of(only)}: {reason}")
         tried = [only]
-    batch = _largest(data)
+    batch = _largest(config, data)
     counted = flops.step_flops(experiment, data.hoisted, batch)
     needed = counted.total * data.accumulate
     alone = Alone(experiment, data, Member("", experiment, data, Path(), Reporter(quiet=True)))
@@ -192,9 +192,9 @@ def plan(
     }
 
 
-def _largest(data: TrainingData) -> Batch:
+def _largest(config: Config, data: TrainingData) -> Batch:
     """The batch of most tokens, among the first."""
-    steps = min(LOOKED_AHEAD, len(data.train.examples)) if isinstance(data.train, Loader) else LOOKED_AHEAD
+    steps = min(LOOKED_AHEAD, max(config.train.steps * config.train.accumulate, 1))
     return max((data.train[step] for step in range(steps)), key=lambda batch: batch.inputs.ids.size)
 
 
@@ -221,7 +221,7 @@ def _measured(learner: Alone, where: Devices, guess: Estimate, needed: float) ->
     def shapes(batch):
         return jax.tree.map(shape_of, batch, batch_shardings(mesh, batch))
 
-    batch = shapes(_largest(data))
+    batch = shapes(_largest(learner.config, data))
     if parts == 1:
         arguments = (frozen, state, batch)
         lowered = learner.step.jitted.lower(*arguments)
@@ -257,6 +257,7 @@ def _measured(learner: Alone, where: Devices, guess: Estimate, needed: float) ->
             peak = max(peak, evaluation["bytes"])
     seconds = _seconds(took, where, guess, product_type(experiment.backbone), parts)
     return {
+        "rows": list(batch.inputs.ids.shape),
         "bytes": bytes_,
         "peak_bytes": peak,
         "evaluation": evaluation,

@@ -88,3 +88,61 @@ def test_a_loop_whose_count_is_not_said_runs_up_to_what_its_counter_is_compared_
     assert {kernel.times for kernel in hlo.kernels(CONDITION + UNSAID)} == {4}
     with pytest.raises(ValueError, match="loop loop"):
         hlo.kernels(CONDITION.replace("constant(4)", "parameter(1)") + UNSAID)
+
+
+EXCHANGED = """HloModule jit_f, num_partitions=8
+
+%beside (param_0.1: f32[4], param_1.1: f32[2,2]) -> f32[32] {
+  %param_0.1 = f32[4]{0} parameter(0)
+  ROOT %part = f32[32]{0} all-gather(%param_0.1), channel_id=7, replica_groups=[1,8]<=[8], dimensions={0}
+}
+
+%body (arg.1: (s32[], f32[24])) -> (s32[], f32[24]) {
+  %arg.1 = (s32[], f32[24]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%arg.1), index=0
+  %x = f32[24]{0} get-tuple-element(%arg.1), index=1
+  %sum = f32[24]{0} all-reduce(%x), channel_id=1, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+  %all = f32[96]{0} all-gather(%sum), channel_id=2, replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}
+  %own = f32[6]{0} reduce-scatter(%sum), channel_id=3, replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}
+  %two = f32[48]{0} all-gather(%sum), channel_id=4, replica_groups=mesh['a'=8] {'a':(1)2}, dimensions={0}
+  %next = f32[24]{0} collective-permute(%x), channel_id=5, source_target_pairs={{0,1},{1,0}}
+  ROOT %t.1 = (s32[], f32[24]{0}) tuple(%i, %next)
+}
+
+ENTRY %main (p.0: f32[24], p.1: f32[4]) -> f32[24] {
+  %p.0 = f32[24]{0} parameter(0)
+  %p.1 = f32[4]{0} parameter(1)
+  %zero = s32[] constant(0)
+  %t = (s32[], f32[24]{0}) tuple(%zero, %p.0)
+  %loop = (s32[], f32[24]{0}) while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %first = f32[32]{0} fusion(%p.1), kind=kOutput, calls=%beside
+  %second = f32[32]{0} fusion(%p.1), kind=kOutput, calls=%beside
+  ROOT %out = f32[24]{0} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_what_is_sent_goes_by_the_chips_of_a_group_and_a_loop_multiplies_it():
+    found = [(k.collective, k.times, k.sent) for k in hlo.kernels(EXCHANGED) if k.collective]
+    assert found[:5] == [
+        ("all-reduce", 5, 2 * 96 * 3 / 4),
+        ("all-gather", 5, 96 * 3),
+        ("reduce-scatter", 5, 96 * 3 / 4),
+        ("all-gather", 5, 96),
+        ("collective-permute", 5, 96),
+    ]
+    # One exchange that is spread over two fusions.
+    assert found[5:] == [("all-gather", 1, 16 * 7)]
+    with pytest.raises(ValueError, match="sum: among how many chips"):
+        hlo.kernels(EXCHANGED.replace("replica_groups={{0,1,2,3},{4,5,6,7}}", "replica_groups={}"))
+
+
+def test_what_a_forward_pass_stacks_up_is_kept_and_a_backward_pass_keeps_nothing():
+    def loss(x, weights):
+        return jax.lax.scan(lambda x, w: (jnp.sin(x @ w), None), x, weights)[0].sum()
+
+    shapes = jax.ShapeDtypeStruct((4, 16), jnp.float32), jax.ShapeDtypeStruct((6, 16, 16), jnp.float32)
+    text = jax.jit(jax.grad(loss)).lower(*shapes).compile().as_text()
+    # Of each layer the cosine.
+    assert hlo.kept_bytes(text) == 6 * 4 * 16 * 4
+    assert hlo.kept_bytes(jax.jit(loss).lower(*shapes).compile().as_text()) == 0
