@@ -2,7 +2,7 @@
 
     python benchmarks/planned.py agreement          # three configs, planned and then trained on 8 simulated devices
     python benchmarks/planned.py cost gpt3-175b     # planning for 64 H100s: seconds and peak memory of the process
-    python benchmarks/planned.py cost llama3-8b --target v5e --topology 16x16 --compile 1
+    python benchmarks/planned.py cost llama3-1b --target v5e --topology 16x16 --compile 1
 
 The run is `jaxprompt train`'s own loop with random weights in float32. Beside the plan stand, of one device: the bytes of
 all live arrays while a step's figures are logged, with the next batch on its way; the temporary memory of the program that the
@@ -45,9 +45,9 @@ COSTS = {
         "data": {"max_length": 2048},
         "train": {"batch_size": 64, "remat": "full"},
     },
-    "llama3-8b": {
-        "model": "random:llama3-8b",
-        "data": {"max_length": 1024},
+    "llama3-1b": {
+        "model": "random:llama3-1b",
+        "data": {"max_length": 512},
         "train": {"batch_size": 256, "remat": "full"},
     },
 }
@@ -93,16 +93,16 @@ def run(path: Path) -> dict:
         found["before"] = resident()["VmRSS:"]
         return take(self, state, checkpoints)
 
-    def logged(self, state, pending, number, meter):
+    def logged(self, *given):
         if "live" not in found:
-            jax.block_until_ready(state)
+            jax.block_until_ready(jax.live_arrays())
             first = jax.devices()[0]
             shards = (shard for array in jax.live_arrays() for shard in array.addressable_shards)
             found["live"] = sum(shard.data.nbytes for shard in shards if shard.device == first)
             programs = [future.result()[0].memory_analysis() for future in self.learner.step.ahead.programs.values()]
             found["temporary"] = max(program.temp_size_in_bytes for program in programs)
             found["grown"] = (resident()["VmHWM:"] - found["before"]) / DEVICES
-        return log(self, state, pending, number, meter)
+        return log(self, *given)
 
     loop._Run._log, loop._Run._loop = logged, looping
     loop.train(str(path), reporter=Reporter(quiet=True))

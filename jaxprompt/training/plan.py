@@ -24,7 +24,8 @@ from jaxprompt.machine.plan import Usage, device_bytes, product_seconds, usage
 from jaxprompt.machine.sharding import batch_shardings, make_mesh, replicated
 from jaxprompt.machine.targets import Target
 from jaxprompt.reports.terminal import Reporter
-from jaxprompt.training.loop import LOOKED_AHEAD, Alone
+from jaxprompt.training.alone import Alone
+from jaxprompt.training.loop import LOOKED_AHEAD
 from jaxprompt.training.member import Member
 from jaxprompt.training.meshes import Estimate, Sizes, estimate, name_of, product_type, refusal, sensible
 from jaxprompt.types import Batch

@@ -15,7 +15,7 @@ from jaxprompt.experiment.data import TrainingData
 from jaxprompt.machine.sharding import batch_shardings, replicated
 from jaxprompt.machine.targets import TARGETS
 from jaxprompt.models.presets import PRESETS
-from jaxprompt.training.loop import Alone
+from jaxprompt.training.alone import Alone
 from jaxprompt.training.plan import Devices, plan, subject
 
 PRESETS |= {
