@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from pydantic import Field
 
 from jaxprompt.errors import InputError
+from jaxprompt.machine.sharding import row_shards
 from jaxprompt.metrics import Metric, TextMetric
 from jaxprompt.ops.losses import PLAIN, LossShape, token_losses
 from jaxprompt.options import Options
@@ -80,7 +81,8 @@ class Vocabulary:
         self, hidden: Float[Array, "rows n embed"], ids: Int[Array, "rows n"], shape: LossShape
     ) -> tuple[Float[Array, "rows n"], Float[Array, "rows n"]]:
         """The loss of each id, and its log-probability, through which no gradient flows."""
-        return token_losses(self.backbone.head, self.backbone.head_params(self.params), hidden, ids, self.size, shape)
+        head, params = self.backbone.head, self.backbone.head_params(self.params)
+        return token_losses(head, params, hidden, ids, self.size, shape, shards=row_shards(self.backbone.mesh))
 
 
 @dataclass(frozen=True, eq=False)

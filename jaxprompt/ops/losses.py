@@ -122,6 +122,7 @@ def token_losses(
     vocab_size: int,
     shape: LossShape = PLAIN,
     tile_bytes: int | None = None,
+    shards: int = 1,
 ) -> tuple[Float[Array, "rows n"], Float[Array, "rows n"]]:
     """Loss and log-probability of each target id under the full vocabulary, computed tile by tile.
 
@@ -131,7 +132,8 @@ def token_losses(
       hidden_rne: hidden states at the scored positions.
       ids_rn: the token scored at each.
       shape: how the losses are shaped.
-      tile_bytes: bound on the logits that exist at one time; default: `TILE_BYTES`, on an accelerator more.
+      tile_bytes: bound on the logits that exist at one time on a device; default: `TILE_BYTES`, on an accelerator more.
+      shards: devices that the rows are split over. Every tile reads the whole head: with fewer rows each, larger ones.
 
     Returns:
       The losses, and the log-probabilities to report: no gradient flows through these.
@@ -139,7 +141,7 @@ def token_losses(
     if tile_bytes is None:
         tile_bytes = TILE_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_TILE_BYTES
     rows, count, width = hidden_rne.shape
-    per_tile = max(1, tile_bytes // (4 * vocab_size * rows))
+    per_tile = max(1, tile_bytes * shards // (4 * vocab_size * rows))
     if count <= per_tile:
         return _tile(head, shape, params, hidden_rne, ids_rn)
     tiles = -(-count // per_tile)

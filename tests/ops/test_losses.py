@@ -1,5 +1,7 @@
 """The scored head against the plain computation."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,3 +92,17 @@ def test_gather_and_sum_stay_in_their_row():
     hidden = jnp.arange(2 * 3 * 1.0).reshape(2, 3, 1)
     assert gather_positions(hidden, jnp.array([[2, 0], [1, 1]]))[..., 0].tolist() == [[2, 0], [4, 4]]
     assert sum_by_group(jnp.array([[1.0, 2, 3]]), jnp.array([[1, 0, 1]]), 3).tolist() == [[2, 4, 0]]
+
+
+def test_tiles_grow_with_the_devices_that_share_their_rows(arrays):
+    params, hidden, ids = arrays[0], jnp.zeros((4, 64, WIDTH)), jnp.zeros((4, 64), jnp.int32)
+
+    def tiles(shards):
+        def losses(hidden):
+            return token_losses(head, params, hidden, ids, VOCAB, tile_bytes=4 * VOCAB * 4 * 8, shards=shards)
+
+        found = re.findall(r"length=(\d+)", str(jax.make_jaxpr(losses)(hidden)))
+        return list(map(int, found))
+
+    # Each reads the head once.
+    assert (tiles(1), tiles(2), tiles(8)) == ([8], [4], [])
