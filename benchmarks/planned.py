@@ -168,7 +168,8 @@ def report(records: list[dict]) -> str:
         text += [
             "MB of one device, float32. Held: weights, prompt, optimizer's state and two batches; of the run, all live arrays",
             "of device 0 between two steps. Temporary: activations and the rest; of the run, what the program that its loop compiled and",
-            "ran says. Grown: how much larger the process was at most during the first steps than before them, by 8.",
+            "ran says. Grown: how much larger the process was at most during the first steps than before them, by 8,",
+            "what is the host's own among it.",
             "",
         ]
         head = (
