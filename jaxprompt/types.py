@@ -109,6 +109,18 @@ class Generator(struct.PyTreeNode):
     up: Float[Array, "prompt embed hidden"]
 
 
+class Mixture(struct.PyTreeNode):
+    """What is added to the soft rows of each example, of the largest number `x` of each of its read tokens' embeddings: the
+    mean of `prompts`, by weights `softmax_j(max_i prompts[j, i] . norm(up silu(down x)) / temperature)`."""
+
+    prompts: Float[Array, "prompts prompt embed"]
+    down: Float[Array, "hidden embed"]
+    up: Float[Array, "embed hidden"]
+    scale: Float[Array, " embed"]
+    bias: Float[Array, " embed"]
+    temperature: Float[Array, " 1"]
+
+
 class Conditioning(struct.PyTreeNode):
     """What a backbone is conditioned on: what a method makes of its parameters, and all that anything else knows of it.
 
@@ -129,7 +141,7 @@ class Conditioning(struct.PyTreeNode):
     deltas: dict[str, Delta] | None = None
     gated: dict[str, Gated] | None = None
     change: Float[Array, "positions embed"] | None = None
-    generator: Generator | None = None
+    generator: Generator | Mixture | None = None
     soft_layer: int | None = struct.field(pytree_node=False, default=None)
 
     @property

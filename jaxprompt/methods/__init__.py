@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jaxprompt.methods.attempt import Attempt
 from jaxprompt.methods.base import FROZEN, Method, Start, fold, reads_text
 from jaxprompt.methods.bitfit import BitFit
 from jaxprompt.methods.cpt import Cpt
@@ -40,6 +41,7 @@ _ALONE: tuple[type[Method], ...] = (
     GatedPrefix,
     Dept,
     Idpg,
+    Attempt,
     Cpt,
     Lora,
     Ia3,

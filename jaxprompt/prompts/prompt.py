@@ -9,18 +9,30 @@ from jaxprompt.errors import InputError
 from jaxprompt.models.adapted import check_deltas
 from jaxprompt.models.fits import check_gated, check_late
 from jaxprompt.prompts.description import check_description
-from jaxprompt.types import Conditioning, Delta, Gated, Generator, Prefix
+from jaxprompt.types import Conditioning, Delta, Gated, Generator, Mixture, Prefix
 
 _PREFIX_AXES = ("layers", "prefix", "kv_heads", "head_dim")
 # Fields of a conditioning that are one array each.
 _ROWS = ("soft", "change")
-_GENERATOR = ("down", "bias", "up")
+# What a generator is, and the axes of its arrays, by what their names begin with.
+_GENERATORS = {
+    "generator": (Generator, {"down": ("hidden", "embed"), "bias": ("hidden",), "up": ("prompt", "embed", "hidden")}),
+    "mixture": (
+        Mixture,
+        {
+            "prompts": ("prompts", "prompt", "embed"),
+            "down": ("hidden", "embed"),
+            "up": ("embed", "hidden"),
+            "scale": ("embed",),
+            "bias": ("embed",),
+            "temperature": ("1",),
+        },
+    ),
+}
 _AXES = {
     "soft": ("prompt", "embed"),
     "change": ("positions", "embed"),
-    "generator.down": ("hidden", "embed"),
-    "generator.bias": ("hidden",),
-    "generator.up": ("prompt", "embed", "hidden"),
+    **{f"{kind}.{name}": of for kind, (_, axes) in _GENERATORS.items() for name, of in axes.items()},
     **dict.fromkeys(("keys", "values", "source_keys", "source_values"), _PREFIX_AXES),
     "head.weight": ("outputs", "embed"),
     "head.bias": ("outputs",),
@@ -107,7 +119,7 @@ class Prompt:
         return self.conditioning.change
 
     @property
-    def generator(self) -> Generator | None:
+    def generator(self) -> Generator | Mixture | None:
         """What the soft rows get of the example that they stand in, if they get anything."""
         return self.conditioning.generator
 
@@ -146,10 +158,13 @@ class Prompt:
                 raise InputError(
                     f"the prompt has {one} without {other} of the same size: learn it again{self._named()}"
                 )
-        made = self.generator
-        if made is not None:
-            hidden, (prompt, width, inner) = len(made.bias), made.up.shape
-            if made.down.shape != (hidden, width) or inner != hidden or np.shape(self.soft) != (prompt, width):
+        if self.generator is not None:
+            # Each axis has one size, the soft rows' axes too.
+            sizes: dict[str, set[int]] = {}
+            for name in ("soft", *(name for name in arrays if name.partition(".")[0] in _GENERATORS)):
+                for axis, size in zip(_axes_of(name), np.shape(arrays.get(name, np.zeros((0, 0)))), strict=True):
+                    sizes.setdefault(axis, set()).add(size)
+            if any(len(found) > 1 for found in sizes.values()) or sizes.get("1", {1}) != {1}:
                 raise InputError(f"the prompt has a generator of other sizes than its soft rows{self._named()}")
         for path, delta in (self.deltas or {}).items():
             ranks = [None if part is None else np.shape(part)[axis] for part, axis in ((delta.a, 1), (delta.b, 2))]
@@ -218,8 +233,9 @@ def to_arrays(conditioning: Conditioning) -> dict[str, np.ndarray]:
         prefix = getattr(conditioning, f"{side}prefix")
         if prefix is not None:
             found |= {f"{side}keys": prefix.keys, f"{side}values": prefix.values}
-    if conditioning.generator is not None:
-        found |= {f"generator.{name}": getattr(conditioning.generator, name) for name in _GENERATOR}
+    for kind, (made, axes) in _GENERATORS.items():
+        if isinstance(conditioning.generator, made):
+            found |= {f"{kind}.{name}": getattr(conditioning.generator, name) for name in axes}
     for kind, (name, _, axes) in _BY_PATH.items():
         for path, value in (getattr(conditioning, name) or {}).items():
             parts = {part: getattr(value, part) for part in axes}
@@ -244,11 +260,12 @@ def from_arrays(arrays: dict[str, np.ndarray], start: int, soft_layer: int | Non
             if values is None or values.shape != keys.shape:
                 raise ValueError(f"{side}keys without {side}values of the same shape")
             parts[f"{side}prefix"] = Prefix(keys, values, length=0 if side else start)
-    of_generator = {name: arrays.pop(f"generator.{name}") for name in _GENERATOR if f"generator.{name}" in arrays}
-    if of_generator:
-        if len(of_generator) < len(_GENERATOR):
-            raise ValueError(f"a generator of {', '.join(of_generator)} alone")
-        parts["generator"] = Generator(**of_generator)
+    for kind, (made, axes) in _GENERATORS.items():
+        own = {name: arrays.pop(f"{kind}.{name}") for name in axes if f"{kind}.{name}" in arrays}
+        if own:
+            if len(own) < len(axes):
+                raise ValueError(f"a {kind} of {', '.join(own)} alone")
+            parts["generator"] = made(**own)
     for kind, (name, made, axes) in _BY_PATH.items():
         by_path: dict[str, dict] = {}
         for full in [full for full in arrays if full.startswith(f"{kind}.")]:

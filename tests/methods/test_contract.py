@@ -36,6 +36,8 @@ def config(name, rows, **sections):
             "name": name,
             "parts": [{"name": "soft", "init": {"top_k": 50}}, {"name": "prefix"}, {"name": "lora"}],
         }
+    if name == "attempt":
+        method["sources"] = [{"type": "text", "text": text} for text in ("A good film or", "It was so bad")]
     template = f"Read this. {soft}Review: {{text}} It was {{target}}"
     if name == "cpt":  # before all else, and as long as its examples are
         method["examples"] = 2

@@ -34,24 +34,27 @@ def own_ids(backbone, before, field, behind):
     return [token for token, (start, end) in spans if start < last and end > first]
 
 
-def as_soft(backbone, conditioning, read, texts):
-    """Texts whose soft ids are rows of their own, and the table of these: `soft + up gelu(down mean + bias)`."""
-    words, of = np.asarray(backbone.word_embedding(backbone.params)), conditioning.generator
-    table, found = [], []
+def made(of, words):
+    """`up gelu(down mean + bias)`, of the embeddings `[tokens, embed]` of what is read."""
+    mean = words.mean(axis=0) if len(words) else np.zeros(words.shape[1])
+    return np.asarray(of.up) @ np.asarray(jax.nn.gelu(of.down @ mean + of.bias, approximate=False))
+
+
+def as_soft(backbone, conditioning, read, texts, made=made):
+    """Texts whose soft ids are rows of their own, and the table of these: `soft` and what is `made` of what is read."""
+    words, table, found = np.asarray(backbone.word_embedding(backbone.params)), [], []
     for number, (ids, text) in enumerate(zip(read, texts, strict=True)):
-        mean = words[ids].mean(axis=0) if ids else np.zeros(words.shape[1])
-        hidden = jax.nn.gelu(of.down @ mean + of.bias, approximate=False)
-        table.append(conditioning.soft + np.asarray(of.up) @ np.asarray(hidden))
+        table.append(conditioning.soft + made(conditioning.generator, words[np.array(ids, int)]))
         text = np.asarray(text)
         found.append(np.where(text >= backbone.vocab_size, text + number * len(conditioning.soft), text))
     return found, Conditioning(soft=jnp.asarray(np.concatenate(table)))
 
 
-def plain(experiment, conditioning, rows, read):
+def plain(experiment, conditioning, rows, read, made=made):
     """The loss of rows each by itself, with soft rows of its own."""
     examples, backbone = experiment.encode(rows), experiment.backbone
     name = "source" if backbone.seq2seq else "ids"
-    texts, table = as_soft(backbone, conditioning, read, [getattr(example, name) for example in examples])
+    texts, table = as_soft(backbone, conditioning, read, [getattr(example, name) for example in examples], made)
     unread = {"read": None, "source_read": None}
     examples = [dataclasses.replace(e, **unread, **{name: int32(ids)}) for e, ids in zip(examples, texts, strict=True)]
     forward = experiment.forward(())
