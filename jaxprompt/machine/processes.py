@@ -27,7 +27,6 @@ _LOOKS, _SILENT = 0.5, 60.0
 _ENDED, _ALIVE, _ASKED, _BEGUN = "jaxprompt/ended", "jaxprompt/alive/", "jaxprompt/asked", "jaxprompt/begun/"
 # Variables of the launchers that say how many of its processes are on this host.
 _ON_HOST = ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE")
-
 # What launchers give to each of several processes.
 _LAUNCHED = ("SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE", "JOB_COMPLETION_INDEX", "TPU_WORKER_HOSTNAMES")
 
@@ -55,6 +54,11 @@ def number() -> int:
 def is_first() -> bool:
     """Whether this is the process that writes files and reports."""
     return number() == 0
+
+
+def watched() -> bool:
+    """Whether this is one of several that are `together`, not by `jax.distributed` alone: the others hear what becomes of it."""
+    return _watch is not None
 
 
 def may_be_several(argv: Sequence[str]) -> bool:
@@ -226,7 +230,7 @@ class _Watch:
         self.number = number
         self.timeout, self._address, self._silent = timeout, address, min(timeout / 2, _SILENT)
         self._stopped, self._telling = threading.Event(), threading.Lock()
-        # The last step that this process has begun, what it has told the others of that.
+        # The last step that this process has begun, and whether it has told the others.
         self._step, self._told = 0, False
         self._stepping, self.agreed = threading.Lock(), False
         # JAX's runtime aborts a process that has lost the first one, in a thread in which Python's own handlers do not run.

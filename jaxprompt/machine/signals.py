@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Self
 
-from jaxprompt.machine.processes import asked_before, count
+from jaxprompt.machine.processes import asked_before, count, watched
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -87,7 +87,9 @@ class Signals:
         return self.asked is not None and count() == 1
 
     def agreed(self, number: int) -> bool:
-        """Whether several processes end before this step, since one of them was asked to."""
+        """Whether several processes end before this step, since one of them was asked to. Raises Interrupted in those that cannot agree."""
+        if count() > 1 and not watched():
+            self.check()
         signal = asked_before(number, self.asked)
         self.asked = self.asked if signal is None else signal
         return signal is not None

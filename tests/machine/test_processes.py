@@ -196,3 +196,43 @@ def test_a_lone_process_stays_alone(monkeypatch, launcher):
         assert (processes.count(), processes.number(), processes.is_first()) == (1, 0, True)
     with processes.together(free_address(), 1, 0):
         assert processes.is_first()
+
+
+class Told:
+    """What of JAX's client several processes agree by."""
+
+    def __init__(self):
+        self.said = {}
+
+    def key_value_set(self, name, value, allow_overwrite=False):
+        if name in self.said and not allow_overwrite:
+            raise RuntimeError("ALREADY_EXISTS")
+        self.said[name] = value
+
+    def key_value_try_get(self, name):
+        if name not in self.said:
+            raise RuntimeError("NOT_FOUND")
+        return self.said[name]
+
+    def key_value_dir_get(self, name):
+        return [(key, value) for key, value in self.said.items() if key.startswith(name)]
+
+
+def test_the_last_step_is_the_last_that_any_process_has_begun(monkeypatch):
+    client, who = Told(), [0]
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "number", lambda: who[0])
+    watches = [processes._Watch("host:1", number, 5.0) for number in range(2)]
+    for watch in reversed(watches):
+        watch._client = client
+        processes._handle_abort(watch._before)
+    # The second is two steps ahead, and its watch hears that the first one was asked.
+    assert [watches[0].asked_before(step, None) for step in (1, 2)] == [None, None]
+    who[0] = 1
+    assert [watches[1].asked_before(step, None) for step in (1, 2, 3, 4)] == [None] * 4
+    watches[1]._tell_step()
+    who[0] = 0
+    asked = [watches[0].asked_before(step, signal.SIGTERM) for step in (3, 4, 5)]
+    who[0] = 1
+    assert (asked, watches[1].asked_before(5, None)) == ([None, None, signal.SIGTERM], signal.SIGTERM)
+    assert watches[0].agreed and watches[1].agreed
