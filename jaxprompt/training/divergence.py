@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxprompt.errors import NotFinite, listed
@@ -49,9 +48,10 @@ def why_not_finite(learner: Any, state: TrainState, at: int, place: Callable) ->
 def _losses(learner: Any, state: TrainState, at: int, place: Callable, batch: Batch) -> list[tuple[int, float]]:
     """The numbers of a batch's examples, from 0, and their losses, under what a member has learned."""
     conditioning, head = learner.fold(state.trainable), state.trainable.get("head", {})
-    batch = place(batch)
-    losses = np.asarray(jax.device_get(learner.eval_step(conditioning, head, batch).losses))
-    index = on_host(batch.index, learner.experiment.backbone.mesh)
+    placed = place(batch)
+    scores = learner.eval_step(conditioning, head, placed)
+    # Of several processes each has packed the rows that it holds.
+    index, losses = on_host((placed.index, scores.losses), learner.experiment.backbone.mesh)
     index = index[at] if is_stacked(batch) else index
     losses = losses[at] if losses.ndim > index.ndim else losses
     return list(zip(index[index >= 0].tolist(), losses[index >= 0].tolist(), strict=True))
