@@ -64,7 +64,7 @@ def test_steps_that_are_not_finite_change_nothing_and_are_counted(stories, broke
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
-@pytest.mark.parametrize("validated", [True, False])
+@pytest.mark.parametrize("validated", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_too_many_in_a_row_end_the_run_and_name_the_example(broken, rows, tmp_path, quiet, validated):
     asked = tree(rows, tmp_path / "run", max_bad_steps=2, batch_size=12, log_every=2)
     if not validated:

@@ -48,9 +48,9 @@ def signalled(monkeypatch, maker, call, number):
     ("maker", "call", "number", "kept"),
     [
         ("make_train_step", 2, signal.SIGTERM, 2),  # between two records, whose mean is of steps of both processes
-        ("make_train_step", 4, signal.SIGINT, 4),  # its evaluation is still to come
+        pytest.param("make_train_step", 4, signal.SIGINT, 4, marks=pytest.mark.slow),  # its evaluation is still to come
         ("make_eval_step", 2, signal.SIGTERM, 4),
-        ("make_eval_step", 3, signal.SIGTERM, 6),  # the last one
+        pytest.param("make_eval_step", 3, signal.SIGTERM, 6, marks=pytest.mark.slow),  # the last one
     ],
 )
 def test_a_run_that_is_ended_goes_on_to_the_same_end(
@@ -75,7 +75,9 @@ def test_a_run_that_has_learned_nothing_keeps_nothing(stories, tmp_path, quiet, 
         jaxprompt.train(tree(tmp_path / "run"), backbone=stories, reporter=quiet)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_command_ends_with_the_status_of_its_signal(stories, tmp_path, number, status):
     path = tmp_path / "config.yaml"
     many = tree(tmp_path / "run")

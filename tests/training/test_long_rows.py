@@ -36,7 +36,7 @@ def test_a_step_of_8192_tokens_holds_what_the_policy_keeps_and_a_block_of_logits
     assert found < 1.3 * kept + tokens**2 + 6 * block < 0.1 * 4 * layers * heads * tokens**2
 
 
-@pytest.mark.parametrize("template", [TEMPLATE, "{text}{soft:3}{target}"])
+@pytest.mark.parametrize("template", [TEMPLATE, pytest.param("{text}{soft:3}{target}", marks=pytest.mark.slow)])
 def test_blocks_change_neither_loss_nor_gradient(decoder, monkeypatch, template):  # noqa: F811
     backbone = decoder(**SMALL, max_positions=4096)
     rows = rows_of(backbone.tokenizer, 600)
@@ -53,7 +53,7 @@ def test_blocks_change_neither_loss_nor_gradient(decoder, monkeypatch, template)
         np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["stories", "windowed"])
+@pytest.mark.parametrize("name", ["stories", pytest.param("windowed", marks=pytest.mark.slow)])
 def test_constant_text_in_chunks_is_that_text(request, rows, monkeypatch, name):
     backbone = request.getfixturevalue(name)
     text = " ".join(row["text"] for row in rows)
