@@ -34,7 +34,8 @@ def prepare_process(argv: Sequence[str] = (), verbose: bool = False) -> None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (stays open)
     if not verbose and may_be_several(argv):
         for name, value in SILENT.items():
-            os.environ.setdefault(name, value)
+            if os.environ.get(name) in (None, QUIET[name]):  # which a process that started this one may have set
+                os.environ[name] = value
     _listen(verbose)
     # Before JAX: the threads that it starts would allocate from heaps of their own, which keep nothing.
     host.keep_freed_memory()

@@ -30,7 +30,7 @@ def why_not_finite(learner: Any, state: TrainState, at: int, place: Callable) ->
     if numbers:
         what = f"the loss of example {listed(numbers)} of the training data ({len(numbers)} of {size} in step {step})"
     else:
-        what = f"the gradient of step {step}, not its loss,"
+        what = f"the gradient of step {step}, or what the optimizer makes of it,"
     if numbers and config.dtype == "float16":
         remedy = "the model overflows float16: set dtype to bfloat16"
     elif config.optimizer.clip_norm is None:
@@ -41,7 +41,7 @@ def why_not_finite(learner: Any, state: TrainState, at: int, place: Callable) ->
     kept = "the last prompt" if learner.data.validation is None else f"the best prompt, of step {best},"
     return NotFinite(
         f"{what} is not finite, in {member.progress['bad_steps']} steps in a row (train.max_bad_steps), which were skipped; "
-        f"{kept} is kept in {str(member.run_dir)!r}: in a new run {remedy}"
+        f"{kept} is kept: in a new run {remedy}"
     )
 
 

@@ -194,14 +194,15 @@ def test_killed_and_resumed_is_uninterrupted_with_members_that_stop_and_one_that
 ):
     # A prompt that does not move stops early; one that decays by so much leaves all numbers behind.
     varied = {"optimizer.weight_decay": [0.0, 3e38], "optimizer.learning_rate": [0.0, 0.05]}
-    sections = {"train": {"steps": 6, "eval_every": 1, "patience": 2}, "optimizer": {"name": "sgd", "clip_norm": None}}
+    train = {"steps": 6, "eval_every": 1, "patience": 2, "max_bad_steps": 2}
+    sections = {"train": train, "optimizer": {"name": "sgd", "clip_norm": None}}
     tree = config(rows, tmp_path / "whole", varied, **sections)
     whole = jaxprompt.train(tree, backbone=stories, reporter=quiet)
     names = [f"weight_decay={decay},learning_rate={rate}" for decay in ("0.0", "3e+38") for rate in ("0.0", "0.05")]
     assert list(whole.metrics["members"]) == names[:3]
     assert [whole.metrics["members"][name]["step"] for name in names[:2]] == [2, 6]
     assert whole.metrics["failed"].keys() == {names[3]}
-    assert "the loss is nan by step" in whole.metrics["failed"][names[3]]
+    assert "is not finite, in 2 steps in a row" in whole.metrics["failed"][names[3]]
     assert [record["step"] for record in records(whole.run_dir / "members" / names[0]) if "loss" in record] == [1, 2]
     # Unlike the second, it is where it began.
     start = jaxprompt.experiment.build.build(members_of(load_config(tree))[names[0]], stories).init_trainable()
