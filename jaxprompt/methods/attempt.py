@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from jaxprompt import options
+from jaxprompt.errors import InputError
 from jaxprompt.methods.base import FROZEN, Start
 from jaxprompt.methods.starts import Init, normal_array, soft_rows
 from jaxprompt.types import Conditioning, Mixture
@@ -20,8 +21,8 @@ class AttemptOptions(options.Options):
     name: Literal["attempt"] = Field(
         "attempt", description="soft tokens of other tasks, mixed with new ones for each example"
     )
-    sources: Annotated[list[Init], Field(min_length=1)] = Field(
-        description="prompts that are mixed and not learned, such as {type: file, path: runs/mnli}, of as many rows"
+    sources: list[Init] = Field(
+        [], description="prompts that are mixed and not learned, such as {type: file, path: runs/mnli}, of as many rows"
     )
     bottleneck: PositiveInt = Field(
         100, description="width of the network between text and attention; 100 in the paper"
@@ -60,6 +61,10 @@ class Attempt:
 
     @classmethod
     def build(cls, options: AttemptOptions, soft_length: int, backbone) -> "Attempt":
+        if not options.sources:
+            raise InputError(
+                "method.sources is empty: name the prompts to mix, such as [{type: file, path: runs/mnli}]"
+            )
         width = backbone.soft_size
         temperature = width * math.e if options.temperature is None else options.temperature
         return cls(soft_length, width, options.bottleneck, temperature, tuple(options.sources), options.init)

@@ -358,7 +358,8 @@ def test_generate_continues_with_a_runs_template_and_prompt(here, capsys, storie
 
 
 OPTIONS = {
-    "train": ["CONFIG.yaml", "KEY=VALUE", "--json"],
+    "train": ["CONFIG.yaml", "KEY=VALUE", "--coordinator HOST:PORT", "--processes", "--process-id", "--timeout", "--json"],
+    "plan": ["CONFIG.yaml", "KEY=VALUE", "--devices", "--memory", "--target", "--topology", "--all", "--json"],
     "evaluate": ["RUN", "KEY=VALUE", "--data FILE", "--predictions FILE", "--prompt PATH", "--ensemble", "--json"],
     "predict": ["RUN", "KEY=VALUE", "--text TEXT", "--file FILE", "--prompt PATH", "--ensemble", "--json"],
     "generate": [

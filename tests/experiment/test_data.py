@@ -84,7 +84,9 @@ def test_an_accelerator_compiles_for_one_row_count_unless_the_run_is_long(storie
 
     def counts(platform, steps):
         chip = SimpleNamespace(platform=platform)
-        mesh = SimpleNamespace(devices=np.array([chip]), shape={"data": 1, "fsdp": 1, "tensor": 1}, size=1)
+        mesh = SimpleNamespace(
+            devices=np.array([chip]), shape={"data": 1, "fsdp": 1, "tensor": 1}, size=1, is_multi_process=False
+        )
         here = experiment(stories, long, train={"steps": steps, "batch_size": 6})
         here = dataclasses.replace(here, backbone=dataclasses.replace(stories, mesh=mesh))
         return make_loader(here, here.encode(long), Order(len(long), 6)).plan.rows

@@ -117,10 +117,10 @@ def test_an_error_in_a_thread_or_a_process_is_the_row_s(stories, files):
         config = tree(files, stream=True, workers=workers)
         with pytest.raises(InputError, match=r"a\.jsonl: row 30 has no 'label': its columns are text; set data\.label"):
             data, _ = batches(stories, config, 0)
-    # Found in the sample before the first step; a larger file would show it at its batch.
+    # A file that changes under way is not read on.
     data = TrainingData.load(build(load_config(tree(files, "b.jsonl", stream=True)), stories))
     (files / "b.jsonl").write_text((files / "b.jsonl").read_text().replace("}", " ", 1))
-    with pytest.raises(InputError, match=r"b\.jsonl:1: not JSON"):
+    with pytest.raises(InputError, match=r"b\.jsonl: the file was changed while it was read"):
         list(itertools.islice(data.train_batches(0), 5))
 
 

@@ -200,6 +200,7 @@ def test_files_that_do_not_fit_are_refused(stories, tmp_path):
 
 def test_the_config_names_the_method(stories):
     special = {"low_rank": {"rank": 2}, "together": {"parts": [{"name": "soft"}, {"name": "lora"}]}}
+    special["attempt"] = {"sources": [{"type": "text", "text": "good"}]}
     options = {name: method.Options(**special.get(name, {})) for name, method in METHODS.items()}
     made = {name: make_method(given, 3, with_biases(stories)) for name, given in options.items()}
     assert {name: method.name for name, method in made.items()} == {name: name for name in made}

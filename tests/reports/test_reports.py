@@ -9,8 +9,8 @@ from jaxprompt.reports.records import Meter, MetricsFile
 from jaxprompt.reports.terminal import Reporter, figures
 
 
-def write(path, records, resume_step=0):
-    file = MetricsFile(path, resume_step)
+def write(path, records, resume_step=0, judged=-1):
+    file = MetricsFile(path, resume_step, judged)
     for record in records:
         file.write(record)
 
@@ -24,10 +24,17 @@ def test_a_resumed_run_takes_off_what_came_after_its_checkpoint(tmp_path):
     write(path, [{"step": 2}, {"step": 4}, {"step": 4, "validation": {"loss": 1.0}}, {"step": 6}])
     with path.open("a", encoding="utf-8") as file:
         file.write('{"step": 8, "lo')  # killed while writing
-    write(path, [{"step": 6, "again": True}], resume_step=4)
+    write(path, [{"step": 6, "again": True}], resume_step=4, judged=4)
     assert steps(path) == [2, 4, 4, 6]
     assert json.loads(path.read_text().splitlines()[-1]) == {"step": 6, "again": True}
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_an_evaluation_that_the_checkpoint_does_not_count_is_taken_off(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write(path, [{"step": 2, "validation": {}}, {"step": 4}, {"step": 4, "validation": {"loss": 1.0}}])
+    write(path, [{"step": 4, "validation": {"loss": 1.0}}], resume_step=4, judged=2)
+    assert steps(path) == [2, 4, 4]
 
 
 def test_a_run_that_starts_over_starts_an_empty_file(tmp_path):
@@ -65,22 +72,28 @@ def test_rates_leave_the_evaluation_out(clock):
     meter.restart()
     clock.now += 1.0
     assert meter.seconds() == 3.0
-    rates = meter.read([10, 10, 10, 10])
+    meter.scored([10, 10])
+    meter.scored([10, 10])
+    rates = meter.read()
     assert rates == {"examples_per_second": 8.0, "target_tokens_per_second": 10.0, "step_seconds": 1.0}
     clock.now += 2.0
     meter.add(8)
-    assert meter.read([6])["target_tokens_per_second"] == 3.0
+    meter.scored([6])
+    assert meter.read()["target_tokens_per_second"] == 3.0
 
 
 def test_targets_of_a_step_before_the_meter_are_not_counted(clock):
     meter = Meter()  # begun after the first step, whose targets are logged with the second's
     clock.now += 2.0
     meter.add(4)
-    assert meter.read([1000, 8])["target_tokens_per_second"] == 4.0
+    meter.scored([1000, 8])
+    assert meter.read()["target_tokens_per_second"] == 4.0
 
 
 def test_without_a_step_the_rates_are_0(clock):
-    assert set(Meter().read([1000]).values()) == {0.0}
+    meter = Meter()
+    meter.scored([1000])
+    assert set(meter.read().values()) == {0.0}
 
 
 def test_off_a_terminal_each_record_is_a_line_on_standard_error(capsys):
