@@ -41,8 +41,8 @@ class Attempt:
     `a = softmax_j(max(P_j) . h / temperature)`, `h = LayerNorm(up silu(down x))`. `x` is the largest embedding, number by
     number, of what the example's fields hold, `max(P_j)` that of a prompt's rows. An example without text has `x = 0`.
 
-    The formula is that of the paper's section 3.2; in what was left open (no biases, silu, the norm's own scale and bias) it
-    follows an implementation of it that could be read. The paper takes `x` of the whole input, its instruction too. Attention
+    The paper's own text could not be read but for its beginning: the formula, with silu, without biases and with the norm's scale
+    and bias, is that of an implementation of it, the defaults of bottleneck and temperature are from memory. The paper takes `x` of the whole input, its instruction too. Attention
     starts as N(0, 0.02) and the norm at 1: with the paper's temperature all prompts weigh about as much at first.
     """
 
