@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from jaxprompt.config import USE_KEYS
+from jaxprompt.machine.processes import TIMEOUT
 
 MACHINE_HELP = f"where and how a RUN is computed and evaluated here: {', '.join(USE_KEYS)}"
 
@@ -58,7 +59,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--timeout",
         type=float,
-        default=300.0,
+        default=TIMEOUT,
         metavar="SECONDS",
         help="how long processes wait for one another before all of them end (default: %(default)g)",
     )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxprompt.errors import within_memory
 from jaxprompt.experiment.build import Experiment
 from jaxprompt.experiment.data import evaluation_data, hoist
-from jaxprompt.machine.sharding import batch_shardings, place
+from jaxprompt.machine.sharding import place_batch
 from jaxprompt.prompts import Prompt
 from jaxprompt.scoring.evaluate import Evaluation, evaluate, evaluate_each, make_eval_step, refusal
 from jaxprompt.text.encoded import Encoded
@@ -45,7 +45,7 @@ def scored(
     data = evaluation_data(experiment, examples)
     step = partial(step, *jax.tree.map(jnp.asarray, learned))
     mesh = experiment.backbone.mesh
-    given = data.batches(), lambda batch: place(batch, batch_shardings(mesh, batch)), data.size
+    given = data.batches(), partial(place_batch, mesh=mesh), data.size
     with within_memory("set mesh.fsdp or mesh.tensor, or use a machine with more"):
         found = evaluate_each(step, *given, prompts) if prompts > 1 else [evaluate(step, *given)]
     for one in found:

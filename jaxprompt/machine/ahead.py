@@ -6,9 +6,10 @@ from concurrent.futures import Future
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 from jaxprompt.machine.background import Background
+from jaxprompt.machine.sharding import batch_shardings
 
 
 def shape_of(leaf: Any, sharding: NamedSharding | None = None) -> jax.ShapeDtypeStruct:
@@ -22,6 +23,11 @@ def shape_of(leaf: Any, sharding: NamedSharding | None = None) -> jax.ShapeDtype
 def shapes_on(sharding: NamedSharding, tree: Any) -> Any:
     """The shapes of a tree of arrays, all of them in one place."""
     return jax.tree.map(lambda leaf: shape_of(leaf, sharding), tree)
+
+
+def batch_shapes(batch: Any, mesh: Mesh) -> Any:
+    """The shapes of a batch, as it lies on a mesh."""
+    return jax.tree.map(shape_of, batch, batch_shardings(mesh, batch))
 
 
 class Ahead:

@@ -101,6 +101,11 @@ def place(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(_placed, tree, shardings)
 
 
+def place_batch(batch: Batch | list[Batch], mesh: Mesh) -> Any:
+    """Puts a batch, or its parts, on the devices of a mesh, as `place` does."""
+    return place(batch, batch_shardings(mesh, batch))
+
+
 def _placed(array: Any, sharding: NamedSharding) -> jax.Array:
     if not getattr(array, "is_fully_addressable", True):
         return jax.device_put(array, sharding)

@@ -12,15 +12,14 @@ import jax
 import numpy as np
 
 from jaxprompt import config as configs
-from jaxprompt.config import Config
 from jaxprompt.errors import InputError, NotFinite, within_memory
 from jaxprompt.experiment.build import build
 from jaxprompt.experiment.run_folder import CACHE, CHECKPOINTS, RESULT, claimed, open_run
 from jaxprompt.machine import compiler
-from jaxprompt.machine.ahead import shape_of, shapes_on
+from jaxprompt.machine.ahead import batch_shapes, shapes_on
 from jaxprompt.machine.background import Background
 from jaxprompt.machine.processes import meet
-from jaxprompt.machine.sharding import batch_shardings, place, replicated
+from jaxprompt.machine.sharding import place, place_batch, replicated
 from jaxprompt.machine.signals import Interrupted, Signals
 from jaxprompt.methods import FROZEN
 from jaxprompt.prompts import Prompt
@@ -80,19 +79,16 @@ def train(config, *, backbone=None, reporter: Reporter | None = None, **override
     with Signals() as signals, claimed(run_dir), Background() as background:
         meet("the run folder")  # which all have looked at before the first writes to it
         saved = Saved.newest(run_dir / CHECKPOINTS)
+        # Whether it was at its end, and its last checkpoint is good.
+        ended = (run_dir / RESULT).exists() and not saved.damaged and not gets_more(run_dir, config)
         if config.population:
             learner = Population.of(config, backbone, run_dir, reporter, background)
         elif config.tasks:
             learner = Tasks.of(config, backbone, run_dir, reporter, background)
         else:
             experiment = build(config, backbone, reporter, background=background)
-            learner = Alone.of(experiment, run_dir, reporter, _ended(config, run_dir, saved))
-        return _Run(learner, run_dir, reporter, saved, signals).run(background)
-
-
-def _ended(config: Config, run_dir: Path, saved: Saved) -> bool:
-    """Whether a run was at its end, and its last checkpoint is good."""
-    return (run_dir / RESULT).exists() and not saved.damaged and not gets_more(run_dir, config)
+            learner = Alone.of(experiment, run_dir, reporter, ended)
+        return _Run(learner, run_dir, reporter, saved, ended, signals).run(background)
 
 
 def _one_ahead(batches: Iterator) -> Iterator:
@@ -107,16 +103,22 @@ class _Run:
     """One run in progress."""
 
     def __init__(
-        self, learner: Alone | Population | Tasks, run_dir: Path, reporter: Reporter, saved: Saved, signals: Signals
+        self,
+        learner: Alone | Population | Tasks,
+        run_dir: Path,
+        reporter: Reporter,
+        saved: Saved,
+        ended: bool,
+        signals: Signals,
     ):
         self.learner, self.members, self.data = learner, learner.members, learner.data
         self.config, self.run_dir, self.reporter = learner.config, run_dir, reporter
-        self.saved, self.signals = saved, signals
+        self.saved, self.ended, self.signals = saved, ended, signals
         self.steps = self.config.train.steps
         every = self.config.train.eval_every or max(1, -(-self.steps // 10))
         self.eval_every, self.checkpoint_every = every, self.config.train.checkpoint_every or every
         mesh = learner.experiment.backbone.mesh
-        self.place = lambda batch: place(batch, batch_shardings(mesh, batch))
+        self.place = partial(place_batch, mesh=mesh)
         self.place_state = partial(place, shardings=replicated(mesh))
 
     def run(self, background: Background) -> Result:
@@ -179,12 +181,9 @@ class _Run:
         """Begins to compile what the run will need; everything here is shapes."""
         learner, backbone = self.learner, self.learner.experiment.backbone
         start = self.saved.step
-        left = 0 if _ended(self.config, self.run_dir, self.saved) else self.steps - start
+        left = 0 if self.ended else self.steps - start
         everywhere = replicated(backbone.mesh)
-
-        def shapes(batch):
-            return jax.tree.map(shape_of, batch, batch_shardings(backbone.mesh, batch))
-
+        shapes = partial(batch_shapes, mesh=backbone.mesh)
         # The first of each shape; parts of a batch are compiled for when they come.
         if left > 0 and self.data.accumulate == 1:
             batches = [self.data.train[start + step] for step in range(min(left, LOOKED_AHEAD))]
@@ -217,7 +216,7 @@ class _Run:
             saved.record.check(self._record, self.run_dir)
             for member, progress in zip(self.members, saved.record.members, strict=True):
                 member.resume(progress.model_dump())
-            if gets_more(self.run_dir, self.config) and not self._runs:
+            if not self._runs and gets_more(self.run_dir, self.config):
                 raise InputError(
                     f"run folder {str(self.run_dir)!r} was stopped at step {saved.step} by train.patience: more train.steps "
                     "would not be taken, name another run_dir"
@@ -329,12 +328,7 @@ class _Run:
             member = self.members[at]
             if self.data.validation is None:
                 member.keep(self.learner.trainable_of(state.trainable, at))
-
-            def give_up(at=at):
-                raise why_not_finite(self.learner, state, at, self.place)
-
-            # Where it is all of them at once, what is said of the first is enough.
-            self._attempt(member, give_up) if any(m.running and not m.diverged for m in self.members) else give_up()
+            self._give_up(member, why_not_finite(self.learner, state, at, self.place))
         return self.learner.stop(state) if diverged else state
 
     def _log(self, number: int, meter: Meter) -> None:
@@ -370,10 +364,13 @@ class _Run:
         try:
             what()
         except NotFinite as error:
-            others = [other for other in self.members if other is not member and not other.failed]
-            if not others:
-                raise
-            member.fail(error)
+            self._give_up(member, error)
+
+    def _give_up(self, member: Member, error: NotFinite) -> None:
+        """Gives a member up; raises the error where all others were."""
+        if all(other is member or other.failed for other in self.members):
+            raise error
+        member.fail(error)
 
     def _finish(self, state: TrainState) -> Result:
         learner, prompts = self.learner, {}

@@ -19,9 +19,9 @@ from jaxprompt.experiment.build import Experiment, backbone_options, build
 from jaxprompt.experiment.data import TrainingData, evaluation_data, make_loader
 from jaxprompt.experiment.made_up import made_up
 from jaxprompt.experiment.rows import training_rows, training_sources, validates, validation_rows
-from jaxprompt.machine.ahead import shape_of, shapes_on
+from jaxprompt.machine.ahead import batch_shapes, shapes_on
 from jaxprompt.machine.plan import Usage, device_bytes, product_seconds, usage
-from jaxprompt.machine.sharding import batch_shardings, make_mesh, replicated
+from jaxprompt.machine.sharding import make_mesh, replicated
 from jaxprompt.machine.targets import Target
 from jaxprompt.reports.terminal import Reporter
 from jaxprompt.training.alone import Alone
@@ -218,11 +218,7 @@ def _measured(learner: Alone, where: Devices, guess: Estimate, needed: float) ->
     frozen = forward.frozen_shapes(forward.prefill())
     learner.compile(frozen)
     state = shapes_on(whole, jax.eval_shape(learner.start, learner.trainable))
-
-    def shapes(batch):
-        return jax.tree.map(shape_of, batch, batch_shardings(mesh, batch))
-
-    batch = shapes(_largest(learner.config, data))
+    batch = batch_shapes(_largest(learner.config, data), mesh)
     if parts == 1:
         arguments = (frozen, state, batch)
         lowered = learner.step.jitted.lower(*arguments)
@@ -248,7 +244,7 @@ def _measured(learner: Alone, where: Devices, guess: Estimate, needed: float) ->
     }
     peak, evaluation = sum(bytes_.values()), None
     if data.validation is not None:
-        rows = shapes(next(data.validation.batches()))
+        rows = batch_shapes(next(data.validation.batches()), mesh)
         # Nothing is kept for a backward pass: with no more tokens than a step it takes less.
         if rows.inputs.ids.size > batch.inputs.ids.size:
             learned = shapes_on(whole, (jax.eval_shape(learner.fold, state.trainable), state.trainable.get("head", {})))
