@@ -21,6 +21,7 @@ from jaxprompt.weights.files import open_files
 from jaxprompt.weights.gguf_file import open_gguf
 from jaxprompt.weights.safetensors_file import open_tensors
 from jaxprompt.weights.tokenizer import read_tokenizer
+from tests.memory import status_bytes
 
 STORIES = Path(__file__).parent / "golden" / "stories260K"
 MB = 1 << 20
@@ -172,17 +173,12 @@ def measure(path: Path, write: Write, read: Callable[[Path], object], idle: int)
         said = str(error)
     except BaseException as error:  # what no reader should raise
         said = f"traceback:\n{type(error).__name__}: {str(error)[:300]}"
-    return {"said": said, "seconds": time.perf_counter() - begun, "megabytes": (peak() - idle) / 1024}
-
-
-def peak() -> int:
-    """Kilobytes; not of `getrusage`, which begins with those of the process that started this one."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1])
+    return {"said": said, "seconds": time.perf_counter() - begun, "megabytes": (status_bytes("VmHWM") - idle) / MB}
 
 
 def main() -> None:
-    idle = peak()
+    # Not of `getrusage`, which begins with the memory of the process that started this one.
+    idle = status_bytes("VmHWM")
     for file, contents, read in KINDS:
         for name, write in contents.items():
             with tempfile.TemporaryDirectory() as folder:

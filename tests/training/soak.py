@@ -10,14 +10,9 @@ from pathlib import Path
 import jaxprompt
 from jaxprompt.machine import host
 from jaxprompt.reports.terminal import Reporter
+from tests.memory import status_bytes
 from tests.training.test_damage import ROWS
 from tests.training.test_loop import config
-
-
-def resident() -> int:
-    """Bytes of this process that are in memory."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024
 
 
 class _Watching(Reporter):
@@ -27,8 +22,8 @@ class _Watching(Reporter):
 
     def log(self, record: dict, total: int) -> None:
         if "validation" not in record:
-            self.seen[record["step"]] = resident()
-            print(f"step {record['step']}: {resident() / 1e6:.1f} MB", file=sys.stderr)
+            self.seen[record["step"]] = status_bytes("VmRSS")
+            print(f"step {record['step']}: {self.seen[record['step']] / 1e6:.1f} MB", file=sys.stderr)
 
 
 def run(folder: Path, steps: int) -> dict[int, int]:
