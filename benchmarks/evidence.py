@@ -14,7 +14,7 @@ import json
 import re
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import common
@@ -37,11 +37,13 @@ TASKS = {
     "smollm2/e2e": ("bleu", 3, 1),
     "smollm2/xquad": ("squad_f1", 2, 1),
     "smollm2/boolq": ("accuracy", 2, 1),
-    "smollm2/chnsenticorp": ("accuracy", 0, 1),
+    "smollm2/chnsenticorp": ("accuracy", 4, 1),
     "minilm/stsb": ("pearson", 0, 3),
     "minilm/rte": ("accuracy", 0, 3),
     "tinystories/soft_20": ("perplexity", 0, 3),
 }
+# The text in place of a prompt that starts from no text.
+FIXED = {"tinystories/soft_20": "A story for small children, in simple words:"}
 WORDS = 64
 _SOFT = re.compile(r"\{soft:\d+\}(\n?)")
 load = functools.cache(load_backbone)
@@ -83,8 +85,8 @@ def long_phrases(path: Path, work: Path) -> Path:
     return to
 
 
-def without_prompt(config: Config, text: str = "", turns: list[dict] = ()) -> Config:
-    """The config with a text in place of the soft tokens, and turns of the chat ahead; a head is learned as before."""
+def without_prompt(config: Config, text: str = "", shown: Sequence[tuple[str, str]] = ()) -> Config:
+    """The config with a text in place of the soft tokens, and examples ahead; a head is learned as before."""
     tree = config.model_dump()
 
     def put(content: str) -> str:
@@ -92,13 +94,18 @@ def without_prompt(config: Config, text: str = "", turns: list[dict] = ()) -> Co
         return _SOFT.sub(lambda found: text + found[1] if text else "", content)
 
     if config.chat is None:
-        tree["template"] = put(config.template)
+        # A prefix stands nowhere in the template: its text comes first, behind the token that the model wants there.
+        first, rest = re.fullmatch(r"(\{(?:cls|bos)\})?(.*)", config.template, re.DOTALL).groups("")
+        rest = put(rest) if "{soft:" in rest else f"{text}{' ' * bool(text)}{rest}"
+        tree["template"] = first + "".join(f"{asked}{said}\n\n" for asked, said in shown) + rest
     else:
-        tree["chat"] = [*turns, *({**turn, "content": put(turn["content"])} for turn in tree["chat"])]
+        roles = [turn["role"] for turn in tree["chat"]]
+        ahead = [dict(role=role, content=said) for pair in shown for role, said in zip(roles, pair, strict=True)]
+        tree["chat"] = [*ahead, *({**turn, "content": put(turn["content"])} for turn in tree["chat"])]
     if not has_head(config):
         tree["train"] |= {"steps": 0}
-    if turns:
-        tree["data"]["max_length"] = None
+    if shown and tree["data"]["max_length"] is not None:
+        tree["data"]["max_length"] += len(load(config.model).tokenizer.encode("\n\n".join(map("".join, shown))))
     return load_config({**tree, "method": {"name": "none"}})
 
 
@@ -107,27 +114,26 @@ def has_head(config: Config) -> bool:
     return config.objective.type in ("classifier", "regression")
 
 
-def examples(config: Config, shots: int) -> list[dict]:
-    """Turns that show training rows as the config asks and answers, as many of each class as of any other."""
+def examples(config: Config, shots: int) -> list[tuple[str, str]]:
+    """Training rows as the config asks and answers, as templates without fields; of each class as many as of any other."""
     rows, objective, data = training_rows(config)[:2000], config.objective, config.data
-    user, assistant = (turn.model_dump() for turn in config.chat)
+    ask = config.template.removesuffix("{target}") if config.chat is None else config.chat[0].content
     answer = (lambda row: row[data.target]) if objective.type == "generation" else (lambda row: str(row[data.label]))
     if objective.type != "generation":
         names = {name.lower(): word for name, word in objective.labels.items()}
         by_label = [[row for row in rows if answer(row).lower() == name] for name in names]
         rows = [row for several in itertools.zip_longest(*by_label) for row in several if row is not None]
-    turns, seen = [], set()
+    found, seen = [], set()
     for row in rows:
-        asked = re.sub(r"\{(\w+)\}", lambda found: _literal(row[found[1]]), _fixed(user["content"], config))  # noqa: B023
+        asked = re.sub(r"\{(\w+)\}", lambda field: _literal(row[field[1]]), _fixed(ask, config))  # noqa: B023
         if asked in seen or len(asked) > 1200:
             continue
         seen.add(asked)
         said = answer(row)
         said = said[0] if isinstance(said, list) else said
-        said = said if objective.type == "generation" else names[said.lower()]
-        turns += [{**user, "content": asked}, {**assistant, "content": _literal(said)}]
-        if len(seen) == shots:
-            return turns
+        found.append((asked, _literal(said if objective.type == "generation" else names[said.lower()])))
+        if len(found) == shots:
+            return found
     raise SystemExit(f"{config.data.train} has not so many rows to show")
 
 
@@ -143,12 +149,11 @@ def variants(name: str, config: Config, shots: int, seeds: int) -> Iterator[tupl
     """What is measured of a task: by name and seed, a config."""
     head = has_head(config)
     yield ("head alone" if head else "no prompt"), 0, without_prompt(config)
-    text = getattr(config.method.init, "text", None)
-    if config.method.name == "soft" and text is not None:
-        fixed = "fixed text, head" if head else "fixed prompt"
-        yield fixed, 0, without_prompt(config, text)
-        if shots and config.chat is not None:
-            yield f"{shots} examples", 0, without_prompt(config, text, examples(config, shots))
+    text = getattr(config.method.init, "text", None) or FIXED.get(name)
+    if text is not None:
+        yield ("fixed text, head" if head else "fixed prompt"), 0, without_prompt(config, text)
+    if shots:
+        yield f"{shots} examples", 0, without_prompt(config, text, examples(config, shots))
     for seed in range(seeds):
         yield "learned prompt", seed, load_config({**config.model_dump(), "seed": seed})
 

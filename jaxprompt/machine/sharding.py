@@ -1,6 +1,6 @@
 """Meshes, and how rows and parameters lie on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -62,8 +62,35 @@ def row_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def row_shards(mesh: Mesh) -> int:
-    """Returns into how many parts `row_sharding` splits the rows."""
-    return int(np.prod([mesh.shape[axis] for axis in ROW_AXES]))
+    """Returns into how many parts `row_sharding` splits the rows that are computed with here: one inside `in_parts`."""
+    return 1 if is_part() else int(np.prod([mesh.shape[axis] for axis in ROW_AXES]))
+
+
+def in_parts(function: Callable, mesh: Mesh) -> Callable:
+    """`function(whole, whole, batch)`, of whose batch each device takes its own rows, where rows are all that is split.
+
+    The compiler would sum what each layer's rows give to the prompt's keys and values over the devices, layer by layer. Here
+    the function sums over the devices, by `summed`, what it returns, and nothing else is moved.
+    """
+    if mesh.size == 1 or mesh.shape["data"] != mesh.size:
+        return function
+
+    def split(frozen, trainable, batch):
+        specs = PartitionSpec(), PartitionSpec(), jax.tree.map(lambda one: one.spec, batch_shardings(mesh, batch))
+        part = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+        return part(frozen, trainable, batch)
+
+    return split
+
+
+def summed(tree: Any) -> Any:
+    """Inside `in_parts`, the sums over all devices; elsewhere, where arrays are whole, the same."""
+    return jax.lax.psum(tree, MESH_AXES) if is_part() else tree
+
+
+def is_part() -> bool:
+    """Whether what is computed here is one device's part, inside `in_parts`: nothing is left for the compiler to split."""
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 def batch_shardings(mesh: Mesh, batch: Batch | list[Batch]) -> Any:
@@ -127,7 +154,7 @@ def constrain_rows(x: jax.Array, mesh: Mesh | None) -> jax.Array:
 
     Without it the compiler may move activations instead of gathering the weights of `fsdp`.
     """
-    if mesh is None or x.shape[0] % row_shards(mesh):
+    if mesh is None or is_part() or x.shape[0] % row_shards(mesh):
         return x
     return jax.lax.with_sharding_constraint(x, row_sharding(mesh))
 

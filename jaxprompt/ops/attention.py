@@ -14,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from jaxprompt.errors import InputError, did_you_mean
-from jaxprompt.machine.sharding import ROW_AXES, row_shards
+from jaxprompt.machine.sharding import ROW_AXES, is_part, row_shards
 from jaxprompt.ops.flash import fits, flash_attend
 from jaxprompt.ops.products import wide_einsum
 from jaxprompt.ops.views import View
@@ -206,7 +206,7 @@ def _attend_pallas(q_rshd, k_rtkd, v_rtkd, view, options, prefix):
 
     biases = view.row_bias, view.prefix_bias
     arguments = q_rshd, k_rtkd, v_rtkd, view.row, scale, prefix, view.prefix, biases
-    if mesh is None or mesh.size == 1:
+    if mesh is None or mesh.size == 1 or is_part():
         return attend_part(*arguments)
     rows = ROW_AXES if q_rshd.shape[0] % row_shards(mesh) == 0 else None
     heads = "tensor" if k_rtkd.shape[2] % mesh.shape["tensor"] == 0 else None

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from jaxprompt.machine import compiler
 from jaxprompt.machine.ahead import Ahead
-from jaxprompt.machine.sharding import replicated
+from jaxprompt.machine.sharding import in_parts, replicated, summed
 from jaxprompt.methods import Method, fold
 from jaxprompt.models.adapted import adapted
 from jaxprompt.scoring.forward import Forward
@@ -66,7 +66,7 @@ def make_train_step(
 def gradient(
     forward: Forward, method: Method, frozen: dict, trainable: dict, batch: Batch
 ) -> tuple[jax.Array, jax.Array, dict]:
-    """The loss of a batch, how much was scored, and the gradient of that sum."""
+    """The loss of a batch, how much was scored, and the gradient of that sum; see `compiled_step`."""
 
     def loss_of(trainable):
         conditioning = fold(method, trainable)
@@ -79,7 +79,7 @@ def gradient(
         return loss, count
 
     (loss, count), grads = jax.value_and_grad(loss_of, has_aux=True)(trainable)
-    return loss, count, grads
+    return summed((loss, count, grads))
 
 
 def update(
@@ -116,7 +116,11 @@ def applied(
 def compiled_step(
     gradient: Callable, update: Callable, frozen: dict, mesh: Mesh
 ) -> Callable[[TrainState, Batch | list[Batch]], tuple[TrainState, dict]]:
-    """The step, as `make_train_step` returns it, of `gradient(frozen, trainable, batch)` and `update(state, total)`."""
+    """The step, as `make_train_step` returns it, of `gradient(frozen, trainable, batch)` and `update(state, total)`.
+
+    `gradient` may be given some of a batch's rows alone, and sums what it returns by `sharding.summed`.
+    """
+    gradient = in_parts(gradient, mesh)
 
     def train_step(frozen, state, batch):
         return update(state, gradient(frozen, state.trainable, batch))

@@ -18,6 +18,7 @@ from jaxprompt.backbone import Backbone
 from jaxprompt.config import Config
 from jaxprompt.experiment.several import TASKS, SeveralData, SeveralExperiment, build_several, means
 from jaxprompt.machine.background import Background
+from jaxprompt.machine.sharding import summed
 from jaxprompt.methods import fold
 from jaxprompt.methods.per_task import PerTask
 from jaxprompt.objectives.several import TASK
@@ -131,9 +132,11 @@ def gradient(forward: Forward, method: PerTask, frozen: dict, trainable: dict, b
             jnp.stack([jnp.where(of_task, part, 0.0).sum() for of_task in own])
             for part in (scores.losses, scores.counts)
         )
+        counts = summed(counts)
         return jnp.where(counts > 0, losses / jnp.where(counts > 0, counts, 1.0), 0.0).sum(), (losses, counts)
 
     (_, (losses, counts)), grads = jax.value_and_grad(loss_of, has_aux=True)(trainable)
+    losses, grads = summed((losses, grads))
     return losses, counts, grads, jnp.ones(())
 
 

@@ -8,8 +8,8 @@ import pytest
 from tests.conftest import GOLDEN
 from tests.devices import run_on_eight_devices
 
-# A Llama of 3 layers, unrolled so that each layer's collectives are in the text by themselves; no parameter of it has as
-# many numbers as what is learned.
+# A Llama of 3 layers; unrolled, each layer's collectives are in the text by themselves. No parameter of it has as many numbers
+# as what is learned.
 EIGHT_DEVICES = """
 import dataclasses, json, re, sys
 import jax
@@ -25,11 +25,15 @@ stories = load_backbone(sys.argv[1])
 sizes = {"num_layers": 3, "hidden_size": 64, "num_heads": 8, "num_kv_heads": 8, "head_dim": 8, "mlp_size": 128}
 backbone = random_backbone(
     dataclasses.replace(stories.config, **sizes), tokenizer=stories.tokenizer,
-    mesh=make_mesh(**json.loads(sys.argv[2])), unroll=True,
+    mesh=make_mesh(**json.loads(sys.argv[2])), unroll=sys.argv[3] == "unrolled",
 )
 rows = [{"text": f"a dog and {number} cats", "target": "good"} for number in range(16)]
 tree = {"model": "given", "template": "{soft:5} {text} {target}", "data": {"train": rows}, "train": {"batch_size": 16},
         "method": {"init": {"type": "uniform"}}}
+if sys.argv[4] == "soft behind text":
+    tree |= {"template": "Say it: {soft:5} {text} {target}"}
+if sys.argv[4] == "prefix":
+    tree |= {"template": "{text} {target}", "method": {"name": "prefix", "length": 5, "init": {"type": "normal"}}}
 experiment = build(jaxprompt.load_config(tree), backbone)
 data, trainable = TrainingData.load(experiment), experiment.init_trainable()
 optimizer = make_optimizer(experiment.config.optimizer, 3, trainable)
@@ -51,22 +55,23 @@ PROMPT, SHARED = 5, 7
 MATRICES = {(WIDTH, WIDTH), (MLP, WIDTH), (WIDTH, MLP)}
 
 
-def moved(mesh):
-    found = json.loads(
-        run_on_eight_devices(EIGHT_DEVICES, str(GOLDEN / "stories260K"), json.dumps(mesh)).splitlines()[-1]
-    )
+def moved(mesh, layers="unrolled", method="soft"):
+    arguments = str(GOLDEN / "stories260K"), json.dumps(mesh), layers, method
+    found = json.loads(run_on_eight_devices(EIGHT_DEVICES, *arguments).splitlines()[-1])
     return [(kind, [tuple(shape) for shape in shapes]) for kind, shapes in found["collectives"]], found["rows"]
 
 
 @pytest.mark.slow
-def test_data_parallelism_moves_one_sum_as_large_as_the_prompt():
-    collectives, (rows, _) = moved({"data": 8})
-    # The gradient of the prompt, as far as each device's rows have it: of its rows, and of its keys and values.
+@pytest.mark.parametrize("layers", ["unrolled", "a loop"])
+@pytest.mark.parametrize(
+    ("method", "learned"),
+    [("soft", PROMPT * WIDTH), ("soft behind text", PROMPT * WIDTH), ("prefix", 2 * LAYERS * PROMPT * WIDTH)],
+)
+def test_data_parallelism_moves_one_sum_as_large_as_the_prompt(layers, method, learned):
+    collectives, _ = moved({"data": 8}, layers, method)
     assert [kind for kind, _ in collectives] == ["all-reduce"]
-    sizes = [int(np.prod(shape)) for shape in collectives[0][1]]
-    assert PROMPT * WIDTH in sizes
-    # With the losses of the rows and how much was scored in them.
-    assert sum(sizes) <= PROMPT * WIDTH + 2 * LAYERS * SHARED * WIDTH + 2 * rows
+    # With the loss and how much was scored.
+    assert sum(int(np.prod(shape)) for shape in collectives[0][1]) == learned + 2
 
 
 @pytest.mark.slow

