@@ -213,7 +213,8 @@ class Batch(struct.PyTreeNode):
       source: the encoder's rows, of an encoder-decoder, whose decoder all of the above is about: an example has the
         same row and the same segment number in both. Of a decoder, what stands before its first soft token, where that
         is computed by itself.
-      ahead: keys and values of a decoder's `source`, where they were computed before.
+      ahead: what was computed before of the `source`: a decoder's keys and values `[rows, ahead, layers, kv_heads, head_dim]`
+        of it, or an encoder's hidden states `[rows, ahead, embed]`.
       lead: ids that stand before all rows, computed once, behind `Forward.hoisted`: -1 at the end is nothing. Of
         populations with prompts of several lengths alone; and `keys`: how many keys of a learned prefix there are.
     """
@@ -227,7 +228,7 @@ class Batch(struct.PyTreeNode):
     answers: dict[str, Shaped[Array, "rows slots"]]
     index: Int[Array, "rows slots"]
     source: Inputs | None = None
-    ahead: tuple[Float[Array, "rows ahead layers kv_heads head_dim"], ...] | None = None
+    ahead: tuple[Float[Array, "rows ahead ..."], ...] | None = None
     lead: Int[Array, " lead"] | None = None
     keys: Int[Array, ""] | None = None
 

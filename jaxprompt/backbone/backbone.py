@@ -129,6 +129,11 @@ class Backbone:
         return self.num_layers, self.num_kv_heads, self.head_dim
 
     @property
+    def ahead_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of a token of `Batch.source`, the shapes of what can be computed before: see `Batch.ahead`."""
+        return ((self.hidden_size,),) if self.seq2seq else (self.prefix_shape, self.prefix_shape)
+
+    @property
     def source_prefix_shape(self) -> tuple[int, int, int] | None:
         """The same for the encoder of an encoder-decoder; None for other models."""
         if not self.seq2seq:
@@ -184,6 +189,16 @@ class Backbone:
     def read(self, params: Any, source: Inputs, *, soft=None, prefix: Prefix | None = None) -> Memory:
         """Runs the encoder of an encoder-decoder over packed rows; returns what its decoder reads of them."""
         return self.module.apply({"params": params}, source, soft, prefix, method="read")
+
+    def source_hidden(
+        self, params: Any, source: Inputs, *, soft=None, prefix: Prefix | None = None
+    ) -> Float[Array, "rows seq embed"]:
+        """Returns the hidden states of an encoder-decoder's encoder, of which `remember` makes what `read` returns."""
+        return self.module.apply({"params": params}, source, soft, prefix, method="source_hidden")
+
+    def remember(self, params: Any, hidden: Float[Array, "rows seq embed"], source: Inputs) -> Memory:
+        """Returns what the decoder of an encoder-decoder reads of `source_hidden`."""
+        return self.module.apply({"params": params}, hidden, source, method="remember")
 
     def apply(
         self,

@@ -169,12 +169,12 @@ def keys() -> dict[str, Key]:
 
 
 def flat(config: Config) -> dict[str, Any]:
-    """All dotted keys that a config has, with their values."""
-    found = {}
+    """All dotted keys that a config has, with their values, of which lists of sections are plain too."""
+    found, tree = {}, config.model_dump()
     for key in keys():
-        value: Any = config
+        value: Any = tree
         for part in key.split("."):
-            value = getattr(value, part, _ABSENT)
+            value = value.get(part, _ABSENT) if isinstance(value, dict) else _ABSENT
         if value is not _ABSENT:
             found[key] = value
     return found

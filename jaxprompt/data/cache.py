@@ -1,7 +1,7 @@
-"""Keys and values of the text ahead of the prompt, computed once and read in every batch."""
+"""What the model makes of text that no prompt reaches, computed once and read in every batch."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,54 +15,55 @@ from jaxprompt.types import Batch
 
 @dataclass(frozen=True, eq=False)
 class AheadCache:
-    """Of every example the keys and values of its `source`, on the host.
+    """Of every example what there is ahead of its `source`'s tokens, as `Batch.ahead`, on the host.
 
     Attributes:
-      keys, values: of all tokens, those of an example side by side.
+      parts: of all tokens, those of an example side by side.
       starts: where each example's are.
     """
 
-    keys: Float[np.ndarray, "tokens layers kv_heads head_dim"]
-    values: Float[np.ndarray, "tokens layers kv_heads head_dim"]
+    parts: tuple[Float[np.ndarray, "tokens ..."], ...]
     starts: Int[np.ndarray, " examples"]
 
     @classmethod
     def empty(
-        cls, examples: Iterable[Encoded], shape: tuple[int, int, int], dtype: Any, folder: Path | None
+        cls, examples: Iterable[Encoded], shapes: Sequence[tuple[int, ...]], dtype: Any, folder: Path | None
     ) -> "AheadCache":
         """Returns one that is not filled yet.
 
         Args:
-          shape: layers, heads and head size.
+          shapes: of each part, for a token.
           folder: where its files are; None: it is in memory.
 
         Raises:
           OSError: the disk does not hold them.
         """
         lengths = np.array([len(example.source) for example in examples])
-        whole = (int(lengths.sum()), *shape)
+        whole = [(int(lengths.sum()), *shape) for shape in shapes]
         if folder is None:
-            keys, values = np.zeros(whole, dtype), np.zeros(whole, dtype)
+            parts = [np.zeros(shape, dtype) for shape in whole]
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            size = int(np.prod(whole)) * np.dtype(dtype).itemsize
-            keys, values = (_on_disk(folder / name, size).view(dtype).reshape(whole) for name in ("keys", "values"))
-        return cls(keys, values, np.cumsum(lengths) - lengths)
+            sizes = [int(np.prod(shape)) * np.dtype(dtype).itemsize for shape in whole]
+            files = [_on_disk(folder / str(number), size) for number, size in enumerate(sizes)]
+            parts = [file.view(dtype).reshape(shape) for file, shape in zip(files, whole, strict=True)]
+        return cls(tuple(parts), np.cumsum(lengths) - lengths)
 
     @property
     def nbytes(self) -> int:
-        return self.keys.nbytes + self.values.nbytes
+        return sum(part.nbytes for part in self.parts)
 
     def with_ahead(self, batch: Batch) -> Batch:
         """Returns a batch with what is ahead of its examples."""
         places = self._places(batch)
-        return batch.replace(ahead=(self.keys[places], self.values[places]))
+        return batch.replace(ahead=tuple(part[places] for part in self.parts))
 
-    def fill(self, batch: Batch, keys: np.ndarray, values: np.ndarray) -> None:
-        """Takes what was computed of a batch, `[layers, rows, ahead, kv_heads, head_dim]` each."""
+    def fill(self, batch: Batch, ahead: Sequence[np.ndarray]) -> None:
+        """Takes what was computed of a batch."""
         there = batch.source.segments > 0
         places = self._places(batch)[there]
-        self.keys[places], self.values[places] = (np.moveaxis(part, 0, 2)[there] for part in (keys, values))
+        for part, found in zip(self.parts, ahead, strict=True):
+            part[places] = found[there]
 
     def _places(self, batch: Batch) -> Int[np.ndarray, "rows ahead"]:
         """Where each token is; that of padding is any."""

@@ -46,11 +46,16 @@ class Experiment:
 
     @property
     def learns_rows_alone(self) -> bool:
-        """Whether text before the first soft token of a decoder is what the bare model makes of it."""
+        """Whether text before the first soft token of a decoder, or on another side, is what the bare model makes of it."""
         return not jax.eval_shape(self.method.apply, self.trainable_shapes()).reaches_hard_text
 
+    @property
+    def bare_source(self) -> bool:
+        """Whether no encoder reads a soft token, by any of the templates."""
+        return all(encoder.bare_source for encoder in (self.encoder, *self.variants))
+
     def forward(self, hoisted: Sequence[int]) -> Forward:
-        return Forward(self.backbone, self.objective, tuple(hoisted))
+        return Forward(self.backbone, self.objective, tuple(hoisted), self.bare_source)
 
     def loaded(self) -> "Experiment":
         """Waits for the weights. Raises what reading them raised."""

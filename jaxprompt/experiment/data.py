@@ -139,13 +139,17 @@ class TrainingData:
             return self
 
         def with_cache(loader, name):
-            if loader is None or not isinstance(loader, Loader) or loader.examples[0].source is None:
+            apart = isinstance(loader, Loader) and loader.examples[0].source is not None
+            if backbone.seq2seq:
+                apart = apart and experiment.bare_source and experiment.learns_rows_alone
+            if not apart:
                 raise InputError(
-                    "data.cache keeps text before an example's first soft token, of a decoder, and there is none that is "
-                    "computed by itself: leave it out, or see data.ahead"
+                    "data.cache keeps text before an example's first soft token, of a decoder, or all that an encoder reads "
+                    "beside a decoder's soft tokens ({decoder}{soft:N}), and there is none that is computed by itself: leave "
+                    "it out, or see data.ahead"
                 )
             tokens = sum(len(example.source) for example in loader.examples)
-            size = 2 * tokens * math.prod(backbone.prefix_shape) * np.dtype(backbone.dtype).itemsize
+            size = tokens * sum(map(math.prod, backbone.ahead_shapes)) * np.dtype(backbone.dtype).itemsize
             if how == "memory" and size > free_memory():
                 raise InputError(
                     f"data.cache=memory would take {size / 1e9:.1f} GB for {tokens} tokens of {name}, there are "
@@ -153,7 +157,7 @@ class TrainingData:
                 )
             kept = folder / str(number()) / name if how == "disk" else None
             with writing(folder):
-                cache = AheadCache.empty(loader.examples, backbone.prefix_shape, backbone.dtype, kept)
+                cache = AheadCache.empty(loader.examples, backbone.ahead_shapes, backbone.dtype, kept)
             return dataclasses.replace(loader, cache=cache)
 
         train = with_cache(self.train, "train") if self.train is not None else None
@@ -162,18 +166,18 @@ class TrainingData:
             valid = dataclasses.replace(valid, loader=with_cache(valid.loader, "validation"))
         return dataclasses.replace(self, train=train, validation=valid)
 
-    def fill_caches(self, look_ahead: Callable[[Batch], tuple[Any, Any]]) -> int:
+    def fill_caches(self, look_ahead: Callable[[Batch], tuple[Any, ...]]) -> int:
         """Computes what the caches hold; returns how many bytes that is.
 
         Args:
-          look_ahead: gives keys and values of a batch's `source`.
+          look_ahead: gives what of a batch's `source` is `Batch.ahead`.
         """
         loaders = [self.train, None if self.validation is None else self.validation.loader]
         caches = [loader for loader in loaders if isinstance(loader, Loader) and loader.cache is not None]
         for loader in caches:
             whole = dataclasses.replace(loader.plan, held=None)
             for batch in dataclasses.replace(loader, cache=None, plan=whole).eval_batches():
-                loader.cache.fill(batch, *map(np.asarray, look_ahead(batch)))
+                loader.cache.fill(batch, [np.asarray(part) for part in look_ahead(batch)])
         return sum(loader.cache.nbytes for loader in caches)
 
     @property

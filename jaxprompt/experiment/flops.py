@@ -25,6 +25,8 @@ FLOPs that a step needs, on real tokens, with frozen weights:
              is scored; the backward pass of the first layer's queries, keys and values where no soft token stands.
   attention  12 x heads x head_dim x visible (query, key) pairs, per layer: scores and values 4, backward 8; 8 in all
              for keys that are constant. In the last layer, of the scored queries alone.
+  encoder    beside a prompt of the decoder's alone: 2 x N and 4 x pairs, or nothing but the decoder's keys and values of
+             it where its states are kept (`data.cache`).
   head       4 x width x columns x scored positions; columns: the label words of a one-token verbalizer, the classes
              of a classifier (6: its weight has a gradient), else the vocabulary."""
 
@@ -63,8 +65,14 @@ def step_flops(experiment: Experiment, hoisted: tuple[int, ...], batch: Batch) -
         crossed = (batch.inputs.segments[:, :, None] == batch.source.segments[:, None, :]) & (
             batch.inputs.segments[:, :, None] > 0
         )
+        crossed = _per_pair(sides[1]) * int(crossed.sum())
         layers = 4.0 * (weights[0] * read + weights[1] * written)
-        attention = 12.0 * (_per_pair(sides[0]) * pairs[0] + _per_pair(sides[1]) * (pairs[1] + int(crossed.sum())))
+        attention = 12.0 * (_per_pair(sides[0]) * pairs[0] + _per_pair(sides[1]) * pairs[1] + crossed)
+        if experiment.bare_source and experiment.learns_rows_alone:
+            computed = cross_kv if batch.ahead is not None else weights[0]
+            layers = 2.0 * computed * read + 4.0 * weights[1] * written
+            of_source = 0.0 if batch.ahead is not None else 4.0 * _per_pair(sides[0]) * pairs[0]
+            attention = of_source + 12.0 * _per_pair(sides[1]) * pairs[1] + 8.0 * crossed
         return StepFlops(layers, attention, _head(experiment, batch), read + written)
     hard, rest = split_constant(hoisted, backbone.vocab_size)
     if prefix_tuning:

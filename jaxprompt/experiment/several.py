@@ -58,6 +58,10 @@ class SeveralExperiment(Experiment):
         return dataclasses.replace(self, backbone=backbone, parts=parts)
 
     @property
+    def bare_source(self) -> bool:
+        return all(part.bare_source for part in self.parts.values())
+
+    @property
     def rows_before(self) -> list[int]:
         """How many soft rows stand before those of each task."""
         lengths = [part.encoder.template.soft_length for part in self.parts.values()]

@@ -257,8 +257,12 @@ class Seq2Seq(nn.Module):
     @as_asked
     def read(self, source: Inputs, soft=None, prefix: Prefix | None = None) -> Memory:
         """Runs the encoder over packed rows; `prefix` is the encoder's."""
-        keys, values = self.decoder.memory(self.source_hidden(source, soft, prefix))
-        return Memory(keys, values, source.segments)
+        return self.remember(self.source_hidden(source, soft, prefix), source)
+
+    @as_asked
+    def remember(self, hidden: Float[Array, "rows seq embed"], source: Inputs) -> Memory:
+        """What the decoder reads of the encoder's hidden states of packed rows."""
+        return Memory(*self.decoder.memory(hidden), source.segments)
 
     @as_asked
     def encode(

@@ -28,11 +28,14 @@ class Forward:
       hoisted: token ids of the leading part of the template that is the same for every example of the batches; a
         causal backbone computes it once per step (the hard text before the first soft token: once per run).
         Empty for encoders. Of batches of several tasks, one for each: every example sees its own.
+      bare_source: whether there is an encoder beside the decoder that reads no soft token: there is no way back through it
+        then, unless something else is learned of it.
     """
 
     backbone: object
     objective: Objective
     hoisted: tuple[int, ...] | tuple[tuple[int, ...], ...] = ()
+    bare_source: bool = False
 
     def prefill(self) -> Compiled | None:
         """The program of the hard text before the first soft token; None where there is none.
@@ -81,11 +84,13 @@ class Forward:
     def _frozen(self, hard_prefix) -> dict:
         return {"params": self.backbone.params, "objective": self.objective.frozen(), "hard_prefix": hard_prefix}
 
-    def look_ahead(self, frozen: dict, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        """Keys and values of a decoder's `batch.source`, as `apply` needs them ahead; nothing that is learned reaches it."""
+    def look_ahead(self, frozen: dict, batch: Batch) -> tuple[jax.Array, ...]:
+        """What of `batch.source` is `Batch.ahead`; nothing that is learned reaches it."""
+        if self.backbone.seq2seq:
+            return (self.backbone.source_hidden(frozen["params"], batch.source),)
         source = batch.source.replace(positions=batch.source.positions + len(self.hoisted))
         ahead = self.backbone.look_ahead(frozen["params"], source, prefix=frozen["hard_prefix"])
-        return ahead.keys, ahead.values
+        return tuple(jnp.moveaxis(part, 0, 2) for part in (ahead.keys, ahead.values))
 
     def __call__(self, conditioning: Conditioning, head: dict, frozen: dict, batch: Batch) -> Scores:
         backbone = self.backbone
@@ -113,7 +118,12 @@ class Forward:
                 prefix = prefix.replace(owners=jnp.zeros(prefix.keys.shape[1], jnp.int32))
         memory = ahead = None
         if batch.source is not None and backbone.seq2seq:
-            memory = backbone.read(params, source, soft=conditioning.soft_rows, prefix=conditioning.source_prefix)
+            if batch.ahead is None:
+                soft = None if self.bare_source else conditioning.soft_rows
+                read = backbone.source_hidden(params, source, soft=soft, prefix=conditioning.source_prefix)
+            else:
+                (read,) = batch.ahead
+            memory = backbone.remember(params, read, source)
         elif batch.source is not None:
             # Text before the first soft token, which does not depend on what is learned: there is no way back through it.
             source = source.replace(positions=source.positions + len(self.hoisted))

@@ -128,6 +128,11 @@ class RowEncoder:
         for name, value in derived.items():
             object.__setattr__(self, name, value)
 
+    @property
+    def bare_source(self) -> bool:
+        """Whether there is an encoder side, and no soft token is on it."""
+        return self.start_id is not None and not split_sides(self.template)[0].soft_length
+
     def _check_marks(self, *sides: Template) -> None:
         if not any(isinstance(piece, Field) for piece in sides[0].pieces):
             raise InputError(

@@ -1,7 +1,9 @@
 """Text before the first soft token, computed by itself: the same losses and gradients, and no way back through it."""
 
+import dataclasses
 import errno
 import os
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -216,6 +218,76 @@ def test_a_cached_step_does_not_look_at_the_text(stories, tmp_path):
     assert float(loss(trainable, batch)) == pytest.approx(float(loss(trainable, plain)), rel=1e-6)
     flops = [sum(p.flops for p in products(jax.grad(loss_of), trainable, one)) for one in (batch, plain)]
     assert flops[0] < 0.7 * flops[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "template", "objective"),
+    [
+        ("soft", "{text}{decoder}{soft:3} It was {target}", None),
+        ("soft", "Say: {text} {decoder}{soft:2} and{soft:1} {target}", {"type": "generation"}),
+        pytest.param("late", "{text}{decoder}{soft:3} It was {target}", None, marks=pytest.mark.slow),
+    ],
+)
+def test_what_an_encoder_reads_beside_a_prompt_of_the_decoder_is_computed_once(
+    seq2seq, tmp_path, method, template, objective
+):
+    method = {"name": method, "init": {"top_k": 100}}
+    given = config(template, None, objective, method=method)
+    given = given.model_copy(update={"data": given.data.model_copy(update={"cache": "memory"})})
+    experiment = build(given, seq2seq)
+    data = TrainingData.load(experiment).cached(experiment, tmp_path)
+    forward = experiment.forward(data.hoisted)
+    assert forward.bare_source
+    frozen = forward.frozen()
+    look_ahead = jax.jit(forward.look_ahead)
+    data.fill_caches(lambda batch: look_ahead(frozen, batch))
+    batch = next(data.train_batches(0))
+    trainable = experiment.init_trainable()
+    # As if the encoder could read soft tokens: a way back that gives nothing.
+    whole = dataclasses.replace(forward, bare_source=False)
+
+    def loss_of(trainable, batch, forward=forward):
+        return forward(experiment.method.apply(trainable), {}, frozen, batch).loss
+
+    ways = [(forward, batch), (forward, batch.replace(ahead=None)), (whole, batch.replace(ahead=None))]
+    found = [jax.jit(jax.value_and_grad(partial(loss_of, forward=of)))(trainable, one) for of, one in ways]
+    for loss, gradient in found[:2]:
+        assert float(loss) == pytest.approx(float(found[2][0]), rel=1e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5), gradient, found[2][1])
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(found[0][1])) > 1e-3
+    flops = [
+        sum(product.flops for product in products(jax.grad(partial(loss_of, forward=of)), trainable, one))
+        for of, one in ways
+    ]
+    assert flops[0] < 0.8 * flops[1] and flops[1] < 0.8 * flops[2]
+
+
+def test_a_run_of_an_encoder_decoder_learns_the_same_from_what_was_computed_once(seq2seq, tmp_path, quiet):
+    runs = []
+    for cache in (None, "disk"):
+        given = config("{text}{decoder}{soft:3} It was {target}", None, run_dir=str(tmp_path / str(cache)))
+        given = given.model_copy(update={"data": given.data.model_copy(update={"cache": cache})})
+        runs.append(jaxprompt.train(given, backbone=seq2seq, reporter=quiet))
+    np.testing.assert_allclose(runs[1].prompt.soft, runs[0].prompt.soft, atol=1e-5)
+    assert runs[1].metrics["loss"] == pytest.approx(runs[0].metrics["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("template", "sections"),
+    [
+        ("{soft:1}{text}{decoder}{soft:3} It was {target}", {}),
+        ("{text}{decoder}It was {target}", {"method": {"name": "prefix", "length": 2}}),
+        (
+            "{text}{decoder}{soft:3} {target}",
+            {"method": {"name": "together", "parts": [{"name": "soft"}, {"name": "lora"}]}},
+        ),
+    ],
+)
+def test_what_an_encoder_reads_with_what_is_learned_is_not_kept(seq2seq, template, sections):
+    given = config(template, None, **sections)
+    given = given.model_copy(update={"data": given.data.model_copy(update={"cache": "memory"})})
+    with pytest.raises(InputError, match=r"or all that an encoder reads beside a decoder's soft tokens"):
+        jaxprompt.train(given, backbone=seq2seq)
 
 
 @pytest.mark.parametrize(

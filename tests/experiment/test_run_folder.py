@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import jaxprompt
+from jaxprompt.config import load_config
 from jaxprompt.errors import InputError
+from jaxprompt.experiment.run_folder import open_run
 from jaxprompt.inference.predict import evaluate_run, generate_from, predict_run
 from jaxprompt.machine.lock import locked
 from jaxprompt.prompts import Prompt
@@ -301,3 +303,20 @@ def test_a_folder_that_may_not_be_looked_into_is_refused(stories, tmp_path, monk
     monkeypatch.setattr(Path, "iterdir", denied)
     with pytest.raises(InputError, match=r"closed' cannot be read \(Permission denied\): name another folder$"):
         jaxprompt.train(tree(tmp_path / "closed"), backbone=stories, reporter=Reporter(quiet=True))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {
+            "template": None,
+            "chat": [{"role": "user", "content": "{soft:2}{text}"}, {"role": "assistant", "content": "{target}"}],
+        },
+        {"method": {"name": "together", "parts": [{"name": "soft"}, {"name": "lora"}]}},
+    ],
+)
+def test_a_run_without_a_folder_gets_one_by_what_it_is(keys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, same, other = (load_config(tree("", **keys, seed=seed) | {"run_dir": None}) for seed in (0, 0, 1))
+    assert open_run(one) == open_run(same) != open_run(other)
+    assert open_run(one).parent.name == "runs" and not list(tmp_path.iterdir())

@@ -231,3 +231,22 @@ def test_what_does_not_go_together_is_refused_by_name(stories, rows, tmp_path, q
             config(tasks, rows, run_dir=str(tmp_path / "run"), **sections), backbone=stories, reporter=quiet
         )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("bare_first", [True, False])
+def test_an_encoder_is_gone_back_through_for_every_task_that_has_soft_tokens_there(seq2seq, rows, bare_first):
+    """Of one task alone the prompt is on the decoder's side."""
+    tasks = {
+        "there": BOTH_SIDES["write"],
+        "behind": BOTH_SIDES["write"] | {"template": "{text}{decoder}{soft:2} {target}"},
+    }
+    if bare_first:
+        tasks = dict(reversed(tasks.items()))
+    experiment = build_several(config(tasks, rows), seq2seq, None, None)
+    assert not experiment.bare_source and experiment.parts["behind"].bare_source
+    data = SeveralData.load(experiment)
+    forward = experiment.forward(data.hoisted)
+    batch = next(data.train_batches(0))
+    _, _, found, _ = tasks_gradient(forward, experiment.method, forward.frozen(), experiment.init_trainable(), batch)
+    for task in tasks:
+        assert np.abs(experiment.method.of(task, found)["prompt"]["soft"]).max() > 1e-6, task

@@ -14,6 +14,7 @@ from peft import (
     CPTConfig,
     IA3Config,
     LoraConfig,
+    MultitaskPromptTuningConfig,
     PrefixTuningConfig,
     PromptEncoderConfig,
     PromptTuningConfig,
@@ -61,6 +62,11 @@ CLASSES = 3
 LABELS, TEMPLATE, DECAY = [0, 0, 0, 1, 0, 0, 0, 2, 2], [1, 0, 0, 0, 1, 1, 0, 0, 0], 0.9
 BOUNDS = {"text": 1.0, "template": 0.5}
 CASES += [(model, "cpt") for model in ("gpt2", "llama-untied")]
+# Every other row is of the second task.
+TASKS, RANK = 2, 3
+OPTIONS = {"num_tasks": TASKS, "num_ranks": RANK, "num_transformer_submodules": 1}
+METHODS["multitask"] = (MultitaskPromptTuningConfig, OPTIONS)  # of T5, the encoder alone has a prompt
+CASES += [(model, "multitask") for model in ("gpt2", "llama-untied", "t5")]
 
 
 def rows(vocab: int) -> list[list[int]]:
@@ -148,8 +154,11 @@ def curve(name: str, method: str) -> None:
         for block in model.transformer.h[-GATED_LAYERS:]:
             through_projection(block.attn)
     learned = {key: value for key, value in peft.named_parameters() if value.requires_grad}
-    if method == "soft":  # PEFT's start is N(0, 1), far larger than words are
+    if method in ("soft", "multitask"):  # PEFT's start is N(0, 1), far larger than words are
         learned["prompt_encoder.default.embedding.weight"].data *= 0.3
+    if method == "multitask":  # and here N(0, 0.02): of prompts that are nearly 0 the gradient is, too
+        learned["prompt_encoder.default.prefix_task_cols"].data *= 40
+        learned["prompt_encoder.default.prefix_task_rows"].data *= 40
     rate = RATES.get((name, method), RATE)
     kept = {key: value for key, value in learned.items() if config is not None or key.startswith("classifier")}
     arrays = {f"start.{key}": value.detach().clone() for key, value in kept.items()}
@@ -159,11 +168,12 @@ def curve(name: str, method: str) -> None:
     # A larger epsilon than usual: with the usual one, steps of weights that hardly matter are rounding errors, enlarged.
     optimizer = torch.optim.AdamW(learned.values(), lr=rate, weight_decay=0.0, eps=EPSILON)
     losses = []
+    of_task = {"task_ids": torch.arange(ROWS) % TASKS} if method == "multitask" else {}
     for _ in range(STEPS + 1):
         ids = padded(text, 0)
         mask = torch.tensor([[float(at < len(row)) for at in range(ids.shape[1])] for row in text])
         if seq2seq:
-            loss = peft(input_ids=ids, attention_mask=mask, labels=padded(target, -100)).loss
+            loss = peft(input_ids=ids, attention_mask=mask, labels=padded(target, -100), **of_task).loss
         elif classifies:
             # A row at a time, because transformers' mask of a padded one does not know of a prefix.
             parts = [
@@ -174,7 +184,7 @@ def curve(name: str, method: str) -> None:
         else:
             labels = padded([[*[-100] * READ, *row[READ:]] for row in text], -100)
             kinds = {"input_type_mask": torch.where(labels == -100, 2, 4)} if method == "cpt" else {}
-            loss = peft(input_ids=ids, attention_mask=mask, labels=labels, **kinds).loss
+            loss = peft(input_ids=ids, attention_mask=mask, labels=labels, **kinds, **of_task).loss
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()

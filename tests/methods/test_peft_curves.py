@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -23,8 +24,10 @@ from jaxprompt.methods.full import Full
 from jaxprompt.methods.gated_prefix import GatedPrefix, GatedPrefixOptions
 from jaxprompt.methods.ia3 import Ia3
 from jaxprompt.methods.lora import Lora, LoraOptions
+from jaxprompt.methods.multitask import Multitask
 from jaxprompt.methods.norms import Norms
 from jaxprompt.methods.p_tuning import PTuning
+from jaxprompt.methods.per_task import SHARED, PerTask
 from jaxprompt.methods.prefix import PrefixTuning, prefix_positions
 from jaxprompt.methods.projected_prefix import ProjectedPrefix
 from jaxprompt.methods.soft import SoftPrompt
@@ -36,6 +39,7 @@ from jaxprompt.text.encoded import Encoded, constant, counting, int32
 from jaxprompt.text.hoisting import drop_prefix
 from jaxprompt.text.labels import LabelSet
 from jaxprompt.training.step import init_state, make_train_step
+from jaxprompt.types import Conditioning
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 T5_ATTENTION = {"SelfAttention": "attention", "EncDecAttention": "cross"}
@@ -122,6 +126,11 @@ def deltas_of(start):
     }
 
 
+def end_to_end(found, _):
+    """The soft rows of several tasks."""
+    return Conditioning(soft=jnp.concatenate([one.soft for one in found]))
+
+
 def method_and_start(name, backbone, case, start):
     """Ours, and PEFT's initial values under our names."""
     if name in OWN:
@@ -152,6 +161,12 @@ def method_and_start(name, backbone, case, start):
         return GatedPrefix.build(options, 0, backbone), {"prompt": {"layers/attention": learned}}
     embedding, length, hidden = start["embedding.weight"], case["length"], case["hidden"]
     layers, heads, dim = backbone.prefix_shape
+    if name == "multitask":
+        columns, rows = start["prefix_task_cols"], start["prefix_task_rows"]
+        tasks = {str(task): {"u": u, "v": v} for task, (u, v) in enumerate(zip(columns, rows, strict=True))}
+        method = Multitask(length, backbone.soft_size, rows.shape[1], Init())
+        method = PerTask(dict.fromkeys(tasks, method), dict.fromkeys(tasks, ()), end_to_end)
+        return method, {"prompt": {SHARED: {"soft": embedding}}, "task": tasks}
     if name == "soft":
         return SoftPrompt(len(embedding), Init()), {"prompt": {"soft": embedding}}
     if name == "p_tuning_mlp":
@@ -190,14 +205,18 @@ def test_the_loss_is_that_of_peft_at_every_step(curve):
         labels = LabelSet(tuple(f"class {number}" for number in range(len(head["bias"]))))
         objective = Classifier(column="label", labels=labels, words=(), how="first")
     soft = backbone.vocab_size + np.arange(case["length"]) if method.fills_slots else np.zeros(0, int)
+    # Of several tasks, which take turns, rows of the soft table follow each other.
+    tasks = len(method.parts) if name == "multitask" else 0
+    softs = [backbone.vocab_size + task * case["length"] + np.arange(case["length"]) for task in range(tasks)] or [soft]
+    softs = [softs[row % len(softs)] for row in range(len(case["text"]))]
     if backbone.seq2seq:
-        pairs = zip(case["text"], case["target"], strict=True)
-        begin = backbone.config.start_id
-        examples = [encoded([begin, *target], target, [*soft, *text]) for text, target in pairs]
+        begin, parts = backbone.config.start_id, zip(softs, case["text"], case["target"], strict=True)
+        examples = [encoded([begin, *target], target, [*soft, *text]) for soft, text, target in parts]
     elif head:
         examples = [classified(soft, text, label) for text, label in zip(case["text"], case["classes"], strict=True)]
     else:
-        examples = [encoded([*soft, *text], text[case["read"] :]) for text in case["text"]]
+        parts = zip(softs, case["text"], strict=True)
+        examples = [encoded([*soft, *text], text[case["read"] :]) for soft, text in parts]
     # As a run does it: the prompt once, the rows packed.
     hoisted = tuple(soft.tolist()) if backbone.causal else ()
     examples = [drop_prefix(example, len(hoisted)) for example in examples]
