@@ -66,12 +66,14 @@ class Side:
         experiment = self.experiment = build(config, self._drawn(config) if drawn else configured_backbone(config))
         jax.block_until_ready(experiment.backbone.params)
         loading = time.perf_counter() - start
-        self.data = TrainingData.load(experiment)
+        self.data = TrainingData.load(experiment).cached(experiment, self.folder)
         self.trainable = experiment.init_trainable()
         optimizer = make_optimizer(config.optimizer, steps, self.trainable)
         self.step = make_train_step(experiment.forward(self.data.hoisted), experiment.method, optimizer)
         mesh = experiment.backbone.mesh
         self.place = lambda batch: jax.device_put(batch, row_sharding(mesh))
+        look_ahead = jax.jit(experiment.forward(self.data.hoisted).look_ahead)
+        kept = self.data.fill_caches(lambda batch: look_ahead(self.step.frozen, self.place(batch)))
         # A head that starts at 0 would give the prompt no gradient in the first step.
         keys = iter(jax.random.split(jax.random.key(1), 8))
         if "head" in self.trainable:
@@ -95,6 +97,7 @@ class Side:
             "options": compiler.options(),
             "row_shapes": sorted({_shape(part) for part in parts}),
             "hoisted": len(self.data.hoisted),
+            "kept_bytes": kept,
             "real_tokens_per_step": sum(count.tokens for count in counts) / steps,
             "computed_tokens_per_step": (sum(map(_area, parts)) + sum(count.shared for count in counts)) / steps,
             "matmul_flops_per_second": common.matmul_flops_per_second(work["dtype"]),

@@ -53,10 +53,9 @@ class Side:
         """Token ids of all rows, from the template's text and the tokenizer alone."""
         work = self.work
         rows = [json.loads(line) for line in (self.folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+        template = work["peft_template"] or work["template"]
         ahead, _, context = (
-            work["template"].rpartition(f"{{soft:{self.length}}}")
-            if work["method"] == "soft"
-            else ("", "", work["template"])
+            template.rpartition(f"{{soft:{self.length}}}") if work["method"] == "soft" else ("", "", template)
         )
         generates = work["objective"] == "generation"
         space = ""

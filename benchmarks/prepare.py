@@ -72,7 +72,7 @@ def config_tree(settings: dict, data: str | list[dict]) -> dict:
         "template": settings["template"],
         "method": {"name": "soft"} if soft else {"name": "prefix", "length": settings["prefix_length"]},
         "objective": {"type": settings["objective"]} | ({"labels": labels} if labels else {}),
-        "data": {"train": data},
+        "data": {"train": data, "cache": settings["cache"]},
         "optimizer": {"name": "adamw", "learning_rate": settings["learning_rate"], "clip_norm": None},
         "train": {"batch_size": settings["batch_size"]},
     }

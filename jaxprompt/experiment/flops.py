@@ -25,6 +25,8 @@ FLOPs that a step needs, on real tokens, with frozen weights:
              is scored; the backward pass of the first layer's queries, keys and values where no soft token stands.
   attention  12 x heads x head_dim x visible (query, key) pairs, per layer: scores and values 4, backward 8; 8 in all
              for keys that are constant. In the last layer, of the scored queries alone.
+  ahead      of a decoder's text before its soft tokens, computed by itself: 2 x N but for the last layer's end and 4 x pairs,
+             or nothing where its keys and values are kept (`data.cache`); those are constant keys.
   encoder    beside a prompt of the decoder's alone: 2 x N and 4 x pairs, or nothing but the decoder's keys and values of
              it where its states are kept (`data.cache`).
   head       4 x width x columns x scored positions; columns: the label words of a one-token verbalizer, the classes
@@ -62,10 +64,7 @@ def step_flops(experiment: Experiment, hoisted: tuple[int, ...], batch: Batch) -
         weights = _size(params["encoder"]["layers"]) + cross_kv, _size(params["decoder"]["layers"]) - cross_kv
         read, written = _tokens(batch.source), _tokens(batch.inputs)
         pairs = _pairs(batch.source, False) + learned * read, _pairs(batch.inputs, True) + learned * written
-        crossed = (batch.inputs.segments[:, :, None] == batch.source.segments[:, None, :]) & (
-            batch.inputs.segments[:, :, None] > 0
-        )
-        crossed = _per_pair(sides[1]) * int(crossed.sum())
+        crossed = _per_pair(sides[1]) * int(_crossed(batch).sum())
         layers = 4.0 * (weights[0] * read + weights[1] * written)
         attention = 12.0 * (_per_pair(sides[0]) * pairs[0] + _per_pair(sides[1]) * pairs[1] + crossed)
         if experiment.bare_source and experiment.learns_rows_alone:
@@ -90,7 +89,14 @@ def step_flops(experiment: Experiment, hoisted: tuple[int, ...], batch: Batch) -
     below = int(seen.sum()) + tokens * (shared + learned) + shared * (shared + 1) // 2 + shared * learned
     at_last = int(seen[scored].sum()) + last * (shared + learned)
     constant = len(hard) * ((depth - 1) * (tokens + shared) + last)
-    attention = _per_pair(backbone.config) / depth * (12.0 * ((depth - 1) * below + at_last) + 8.0 * constant)
+    attention = 12.0 * ((depth - 1) * below + at_last) + 8.0 * constant
+    if batch.source is not None:
+        ahead, crossed = _tokens(batch.source), _crossed(batch)
+        attention += 8.0 * ((depth - 1) * crossed.sum() + crossed[scored].sum())
+        if batch.ahead is None:
+            layers += 2.0 * (layer * (depth - 1) + kv) * ahead
+            attention += 4.0 * (depth - 1) * (_pairs(batch.source, True) + len(hoisted) * ahead)
+    attention *= _per_pair(backbone.config) / depth
     return StepFlops(layers, attention, _head(experiment, batch), tokens + shared, shared)
 
 
@@ -139,6 +145,12 @@ def _per_pair(block) -> int:
 
 def _tokens(inputs: Inputs) -> int:
     return int((np.asarray(inputs.segments) > 0).sum())
+
+
+def _crossed(batch: Batch) -> np.ndarray:
+    """Which real tokens of the rows see which of the source."""
+    rows, source = np.asarray(batch.inputs.segments), np.asarray(batch.source.segments)
+    return (rows[:, :, None] == source[:, None, :]) & (rows[:, :, None] > 0)
 
 
 def _seen(inputs: Inputs, causal: bool) -> np.ndarray:
