@@ -53,6 +53,10 @@ class Multitask:
         task = {"u": u.at[:, 0].set(1.0), "v": v.at[0].set(1.0)}
         return {"prompt": {"soft": soft_rows(self.start_from, key, self.length, start)}, "task": task}
 
+    def common(self, shared: dict[str, dict]) -> Conditioning:
+        """The prompt of a task that has learned nothing of its own."""
+        return Conditioning(soft=shared["prompt"]["soft"])
+
     def apply(self, trainable: dict[str, dict]) -> Conditioning:
         task = trainable["task"]
         return Conditioning(soft=trainable["prompt"]["soft"] * (task["u"] @ task["v"]))

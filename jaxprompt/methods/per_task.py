@@ -57,6 +57,11 @@ class PerTask:
         own = {group: SHARED if group in shared else task for group in trainable}
         return {group: parts[own[group]] for group, parts in trainable.items() if own[group] in parts}
 
+    def common(self, trainable: dict[str, dict]) -> Conditioning | None:
+        """What tasks have learned together, as a prompt by itself; None: nothing that is one."""
+        method = next((method for method in self.parts.values() if _shared(method)), None)
+        return None if method is None else method.common({group: trainable[group][SHARED] for group in method.shared})
+
     def apply(self, trainable: dict[str, dict]) -> Conditioning:
         found = [method.apply(self.of(task, trainable)) for task, method in self.parts.items()]
         return self.join(found, list(self.parts))

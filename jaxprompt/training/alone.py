@@ -74,6 +74,6 @@ class Alone:
     def evaluated(self, number: int) -> None:
         """Says what an evaluation found, beyond what members say."""
 
-    def finish(self, results: dict[int, dict], prompts: dict[int, Prompt]) -> tuple[Prompt, dict]:
+    def finish(self, results: dict[int, dict], prompts: dict[int, Prompt], trainable: dict) -> tuple[Prompt, dict]:
         """The best prompt, and what is said of the run; writes what there is beyond members' results and prompts."""
         return prompts[0], results[0]

@@ -391,6 +391,6 @@ class _Run:
         for at, prompt in prompts.items():
             found = None if self.data.validation is None or known[at] is not None else scored[at]
             results[at] = self.members[at].finish(prompt, steps[at], found, known[at] or {})
-        best, metrics = learner.finish(results, prompts)
+        best, metrics = learner.finish(results, prompts, state.trainable)
         shutil.rmtree(self.run_dir / CACHE, ignore_errors=True)
         return Result(best, metrics, self.run_dir)

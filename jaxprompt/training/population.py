@@ -242,7 +242,7 @@ class Population:
         if values:
             self._reporter.say(f"step {number}: validation {name} {min(values):.4f} to {max(values):.4f}")
 
-    def finish(self, results: dict[int, dict], prompts: dict[int, Prompt]) -> tuple[Prompt, dict]:
+    def finish(self, results: dict[int, dict], prompts: dict[int, Prompt], trainable: dict) -> tuple[Prompt, dict]:
         """The best prompt, and what is said of the run; writes what there is beyond members' results and prompts.
 
         That is the best prompt once more, and a result with the best member's name and figures, and for each figure of the

@@ -18,11 +18,11 @@ from jaxprompt.backbone import Backbone
 from jaxprompt.config import Config
 from jaxprompt.experiment.several import TASKS, SeveralData, SeveralExperiment, build_several, means
 from jaxprompt.machine.background import Background
-from jaxprompt.machine.sharding import summed
+from jaxprompt.machine.sharding import on_host, summed
 from jaxprompt.methods import fold
 from jaxprompt.methods.per_task import PerTask
 from jaxprompt.objectives.several import TASK
-from jaxprompt.prompts import Prompt
+from jaxprompt.prompts import Prompt, save_prompt
 from jaxprompt.reports.terminal import Reporter
 from jaxprompt.scoring.evaluate import Evaluation, evaluate, make_eval_step
 from jaxprompt.scoring.forward import Forward
@@ -30,6 +30,9 @@ from jaxprompt.training.member import Member, write_result
 from jaxprompt.training.optim import make_optimizer
 from jaxprompt.training.step import TrainState, applied, compiled_step, init_state
 from jaxprompt.types import Batch
+
+# The folder of the prompt that tasks share.
+COMMON = "shared"
 
 
 class Tasks:
@@ -112,8 +115,18 @@ class Tasks:
             told = ", ".join(f"{task} {first} {found[first]:.4f}" for task, first, found in figures)
             self._reporter.say(f"step {number}: validation {told}")
 
-    def finish(self, results: dict[int, dict], prompts: dict[int, Prompt]) -> tuple[dict[str, Prompt], dict]:
-        """The best prompts by task, and what is said of the run: the tasks' results, and means of them."""
+    def finish(
+        self, results: dict[int, dict], prompts: dict[int, Prompt], trainable: dict
+    ) -> tuple[dict[str, Prompt], dict]:
+        """The best prompts by task, and what is said of the run: the tasks' results, and means of them.
+
+        What the tasks have learned together by the last step is written as a prompt, from which one for a new task may start.
+        """
+        common = self.experiment.method.common(trainable)
+        if common is not None:
+            info = next(iter(prompts.values())).info
+            info = {key: info[key] for key in ("method", "backbone", "tokenizer")}
+            save_prompt(Prompt(on_host(common, self.experiment.backbone.mesh), {}, info), self._run_dir / COMMON)
         by_task = {self.members[at].name: result for at, result in results.items()}
         summary: dict[str, Any] = {"step": next(iter(results.values()))["step"], "tasks": by_task}
         if self.data.validation is not None:
