@@ -5,7 +5,8 @@
 From the repository's root; the folder holds sst2/ and trec/. The three seeds of a method are a population: one program, one
 resident backbone. Every result is a line of benchmarks/results/methods.jsonl as soon as it is known, and is not computed
 again; the tables between the markers of methods.md and the plot methods.png are made of them. A method's learning rate is the
-best of three on seed 0 (`--rates`), which is kept too.
+best of three, tried with seed 0 on the first suite of the backbone, which is kept too. Not here: `cpt`, whose prompt is as long as
+the examples that a seed draws, `multitask` and `attempt`, which are for several tasks.
 """
 
 import argparse
@@ -36,14 +37,14 @@ ASKS = "Does the question ask for a description, entity, abbreviation, person, n
 
 
 def chat(content: str) -> list[dict]:
-    return [{"role": "user", "content": "{soft}" + content}, {"role": "assistant", "content": "{target}"}]
+    return [{"role": "user", "content": "{soft}" + content + "{behind}"}, {"role": "assistant", "content": "{target}"}]
 
 
-# Config without a method; "{soft}" is where soft tokens stand, "text" what prompts start from.
+# Config without a method; "{soft}" and "{behind}" is where soft tokens stand, "text" what prompts start from.
 SUITES = {
     "minilm/sst2": {
         "model": MINILM,
-        "template": "{soft} {sentence}",
+        "template": "{soft} {sentence}{behind}",
         "text": SENTIMENT,
         "objective": {"type": "classifier"},
         "data": {"train": "{root}/sst2/train.tsv", "validation": "{root}/sst2/dev.tsv", "train_rows": 8000},
@@ -51,7 +52,7 @@ SUITES = {
     },
     "minilm/banking77, 5 per intent": {
         "model": MINILM,
-        "template": "{soft} {text}",
+        "template": "{soft} {text}{behind}",
         "text": INTENT,
         "objective": {"type": "similarity"},
         "data": {**BANKING, "train": BANKING_TRAIN, "per_label": 5},
@@ -59,7 +60,7 @@ SUITES = {
     },
     "minilm/banking77, 50 per intent": {
         "model": MINILM,
-        "template": "{soft} {text}",
+        "template": "{soft} {text}{behind}",
         "text": INTENT,
         "objective": {"type": "similarity"},
         "data": {**BANKING, "train": BANKING_TRAIN, "per_label": 50},
@@ -94,18 +95,21 @@ SUITES = {
     },
 }  # fmt: skip
 LENGTH = 16
+# Soft tokens in front of the text and behind it.
+PLACES = {"soft, behind": (0, LENGTH), "soft, both sides": (LENGTH // 2, LENGTH // 2)}
 # Sections of a config, and the middle one of three learning rates tried (a third of it, it, three times it).
 METHODS = {
     "soft": ({"init": "text"}, 0.01),
+    "soft, behind": ({"init": "text"}, 0.01),
+    "soft, both sides": ({"init": "text"}, 0.01),
     "low_rank": ({"init": "text"}, 0.03),
     "superposition": ({}, 0.03),
     "p_tuning": ({"encoder": "mlp"}, 0.001),
-    "p_tuning, LSTM": ({"name": "p_tuning", "encoder": "lstm"}, 0.001),
+    "p_tuning, LSTM": ({"encoder": "lstm"}, 0.001),
     "residual": ({"init": "text"}, 0.003),
     "late": ({"init": "text"}, 0.01),
     "idpg": ({"init": "text"}, 0.003),
     "dept": ({"init": "text"}, 0.003),
-    "cpt": ({"examples": 4}, 0.01),
     "prefix": ({"init": "text", "length": LENGTH}, 0.01),
     "projected_prefix": ({"length": LENGTH}, 0.003),
     "gated_prefix": ({"length": 10}, 0.01),
@@ -125,14 +129,17 @@ def config_of(suite: str, method: str, root: Path, work: Path, population: dict,
     """A population's config."""
     tree = {key: value for key, value in SUITES[suite].items() if key != "text"}
     options, _ = METHODS[method]
-    options = {"name": method, **options}
+    options = {"name": method.partition(",")[0], **options}
     if options.get("init") == "text":
         options["init"] = {"type": "text", "text": SUITES[suite]["text"]}
-    soft = f"{{soft:{LENGTH}}}" if KNOWN[options["name"]].fills_slots else ""
+    front, behind = PLACES.get(method, (LENGTH if KNOWN[options["name"]].fills_slots else 0, 0))
+    # A chat model is asked in words, too; an encoder's classes need none.
+    words = SUITES[suite]["text"] if "chat" in tree else ""
 
     def put(text: str) -> str:
-        # A chat model is asked in words, too; an encoder's classes need none.
-        return text.replace("{soft}", soft or (SUITES[suite]["text"] if "chat" in tree else "")).strip(" ")
+        slots = [f"{{soft:{count}}}" if count else "" for count in (front, behind)]
+        first = slots[0] or ("" if behind else words)
+        return text.replace("{soft}", first).replace("{behind}", slots[1]).strip(" ")
 
     if "chat" in tree:
         tree["chat"] = [{**turn, "content": put(turn["content"])} for turn in tree["chat"]]
@@ -266,10 +273,16 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, required=True, help="folder with sst2/ and trec/")
     parser.add_argument("--only", nargs="+", choices=SUITES, default=list(SUITES), help="these suites")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="these methods")
+    parser.add_argument("--steps", type=int, help="to try it: so few, and nothing is kept")
     parser.add_argument("--work-dir", type=Path, default=Path("runs/methods"), help="where runs are kept")
     args = parser.parse_args()
     lines = common.RESULTS / "methods.jsonl"
     records = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    if args.steps:
+        records = []
+        for suite in SUITES.values():
+            suite["train"]["steps"] = args.steps
+            suite["data"] |= {"validation_rows": 64}
 
     def run(suite: str, method: str, population: dict, rate: float) -> None:
         key = next(iter(population))
@@ -278,8 +291,9 @@ def main() -> None:
         config = config_of(suite, method, args.data_root, args.work_dir / key, population, rate)
         records.append(measured(suite, method, config))
         print(json.dumps(records[-1]), flush=True)
-        with lines.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(records[-1]) + "\n")
+        if not args.steps:
+            with lines.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(records[-1]) + "\n")
 
     for suite in args.only:
         for method in args.methods:
@@ -289,6 +303,8 @@ def main() -> None:
             if best_rate(records, suite, method) is None:
                 run(suite, method, {RATE: [middle * times for times in RATES]}, middle)
             run(suite, method, {"seed": SEEDS}, best_rate(records, suite, method))
+    if args.steps:
+        return print(tables(records))
     common.put_measured(common.RESULTS / "methods.md", tables(records))
     plot(records, common.RESULTS / "methods.png")
 

