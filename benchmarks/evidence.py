@@ -195,7 +195,7 @@ def table(records: list[dict]) -> str:
     rows = []
     for task, (figure, _, _) in TASKS.items():
         mine = [record for record in records if record["task"] == task]
-        scale = 100 if figure == "accuracy" else 1
+        scale = 100 if figure in ("accuracy", "squad_f1") else 1
         majority = next((record["majority_accuracy"] for record in mine if "majority_accuracy" in record), None)
         if majority is not None:
             rows.append((f"`{task}`", figure, "most frequent answer", f"{100 * majority:.1f}", "", "", ""))

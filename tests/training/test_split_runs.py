@@ -9,7 +9,6 @@ from safetensors.numpy import load_file
 from tests.conftest import REVIEWS, STORIES
 from tests.processes import free_address, run_processes
 
-pytestmark = pytest.mark.slow
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -72,7 +71,13 @@ def alone(tmp_path_factory):
     return run(tmp_path_factory.mktemp("alone"), 1, 1, {})
 
 
-@pytest.mark.parametrize(("count", "devices", "mesh"), [(1, 8, {"fsdp": 4, "tensor": 2}), (2, 2, {})])
+@pytest.mark.parametrize(
+    ("count", "devices", "mesh"),
+    [
+        pytest.param(2, 2, {}, marks=pytest.mark.slow),
+        pytest.param(1, 8, {"fsdp": 4, "tensor": 2}, marks=pytest.mark.long),
+    ],
+)
 def test_runs_of_every_kind_end_where_they_do_on_one_device(alone, tmp_path, count, devices, mesh):
     # By gradient descent: what Adam makes of a gradient of nearly nothing is rounding.
     found = run(tmp_path, count, devices, mesh)
