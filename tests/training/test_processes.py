@@ -8,7 +8,7 @@ import pytest
 
 from jaxprompt.prompts import load_prompt
 from tests.conftest import GOLDEN, REVIEWS
-from tests.processes import free_address, run_processes
+from tests.processes import run_program
 
 long = pytest.mark.long
 # Learns, evaluates and generates, and leaves in a folder what that gave; or resumes runs that are there.
@@ -69,11 +69,7 @@ def run(folder, count, devices, mesh):
     folder.mkdir(exist_ok=True)
     rows = [{"text": text, "label": label, "target": "good" if label else "so bad"} for text, label in REVIEWS]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = ["-c", PROGRAM, str(folder), str(GOLDEN), json.dumps(mesh)]
-    address = free_address()
-    places = [[address, str(count), str(number), "200"] for number in range(count)] if count > 1 else [[]]
-    for ended in run_processes([[*given, *place] for place in places], devices=devices):
-        assert ended.status == 0, ended.err[-3000:]
+    run_program(PROGRAM, str(folder), str(GOLDEN), json.dumps(mesh), count=count, devices=devices, seconds=200)
     return folder
 
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.conftest import REVIEWS, STORIES
-from tests.processes import free_address, run_processes
+from tests.processes import run_program
 
 PROGRAM = """
 import json, sys
@@ -58,11 +58,7 @@ def run(folder, count, devices, mesh):
     folder.mkdir(exist_ok=True)
     rows = [{"text": text, "label": label, "target": "good" if label else "so bad"} for text, label in REVIEWS]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    address = free_address()
-    places = [[address, str(count), str(number), "300"] for number in range(count)] if count > 1 else [[]]
-    given = ["-c", PROGRAM, str(folder), str(STORIES), json.dumps(mesh)]
-    for ended in run_processes([[*given, *place] for place in places], devices=devices):
-        assert ended.status == 0, ended.err[-3000:]
+    run_program(PROGRAM, str(folder), str(STORIES), json.dumps(mesh), count=count, devices=devices, seconds=300)
     return folder
 
 
