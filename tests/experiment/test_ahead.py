@@ -262,6 +262,7 @@ def test_what_an_encoder_reads_beside_a_prompt_of_the_decoder_is_computed_once(
     assert flops[0] < 0.8 * flops[1] and flops[1] < 0.8 * flops[2]
 
 
+@pytest.mark.slow
 def test_a_run_of_an_encoder_decoder_learns_the_same_from_what_was_computed_once(seq2seq, tmp_path, quiet):
     runs = []
     for cache in (None, "disk"):

@@ -45,6 +45,7 @@ def tree(rows, run_dir, **layout):
     }
 
 
+@pytest.mark.slow
 def test_a_chat_is_learned_as_its_template_is(talking, rows, tmp_path, quiet):
     learned = [
         jaxprompt.train(tree(rows, tmp_path / name, **layout), backbone=talking, reporter=quiet)

@@ -95,6 +95,7 @@ def test_a_stream_has_the_examples_of_the_file_and_can_be_entered_at_any_step(st
         assert [*data.hoisted, *fresh.ids] == example.ids.tolist() and fresh.answers == example.answers
 
 
+@pytest.mark.slow
 def test_a_killed_stream_goes_on_as_if_it_had_not_been(stories, files, quiet):
     halves = killed_and_whole(tree(files, stream=True), stories, quiet)
     # Other bytes under the same name are another run.

@@ -105,6 +105,7 @@ TRAINED = {
 OPTIMIZER = {"learning_rate": 0.05, "clip_norm": 0.5}
 
 
+@pytest.mark.slow
 def test_a_run_learns_what_each_task_learns_alone_and_leaves_a_run_of_each(stories, rows, tmp_path, quiet):
     # As many of each in a batch, in the order of the file: the batches of each task are those that it has alone.
     files = {"train": rows, "validation": rows[:5]}
@@ -233,6 +234,7 @@ def test_what_does_not_go_together_is_refused_by_name(stories, rows, tmp_path, q
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bare_first", [True, False])
 def test_an_encoder_is_gone_back_through_for_every_task_that_has_soft_tokens_there(seq2seq, rows, bare_first):
     """Of one task alone the prompt is on the decoder's side."""

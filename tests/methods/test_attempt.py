@@ -46,6 +46,7 @@ def test_each_examples_rows_are_the_papers_mixture(request, rows, name, template
     assert packed(experiment, dataclasses.replace(conditioning, generator=None)) != pytest.approx(want, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_prompts_of_other_runs_are_mixed_and_stay_as_they_were(stories, rows, tmp_path, quiet):
     table = np.asarray(stories.word_embedding(stories.params))
     kept = [table[start : start + 4] for start in (270, 300)]

@@ -95,6 +95,7 @@ def test_a_decoders_text_is_changed_up_to_the_target(stories, rows, objective):
     assert unchanged != pytest.approx(want, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_an_encoder_is_changed_everywhere(masked, rows):
     template = "{soft:3}It was {mask}. {text} All in all."
     experiment = experiment_of(masked, rows, template, objective=WORDS)
