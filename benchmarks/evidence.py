@@ -57,19 +57,20 @@ def configured(name: str, root: Path, work: Path) -> Config:
         for key in ("train", "validation")
         if (value := getattr(config.data, key)) is not None
     }
-    if name.endswith("boolq"):
-        data = {key: str(first_words(Path(value.replace("_64", "")), work)) for key, value in data.items()}
+    for task, column in (("boolq", "passage"), ("tinystories", "text")):
+        if task in name:
+            data = {key: str(first_words(Path(value.replace("_64", "")), column, work)) for key, value in data.items()}
     if name.endswith("sst2"):
         data["train"] = str(long_phrases(Path(data["train"].replace("_10", "")), work))
     return load_config(config.model_copy(update={"data": config.data.model_copy(update=data)}))
 
 
-def first_words(path: Path, work: Path) -> Path:
-    """A copy of BoolQ's file whose passages end behind their first words."""
-    to = work / "data" / path.name
+def first_words(path: Path, column: str, work: Path) -> Path:
+    """A copy of a file whose texts end behind their first words."""
+    to = work / "data" / f"{path.stem}.jsonl"
     if not to.exists():
         to.parent.mkdir(parents=True, exist_ok=True)
-        rows = [{**row, "passage": " ".join(row["passage"].split()[:WORDS])} for row in read_rows(path)]
+        rows = [{**row, column: " ".join(row[column].split()[:WORDS])} for row in read_rows(path)]
         to.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return to
 

@@ -148,8 +148,8 @@ def test_gpt3_is_planned_on_64_devices(tmp_path):
     path.write_text(CONFIG.format(model="random:gpt3-175b", train="absent.jsonl"))
     given = ["dtype=bfloat16", "data.max_length=2048", "train.batch_size=64", "train.remat=full"]
     summary = in_process(str(path), *given, "--devices", "64", "--memory", "80GB")
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert usage.ru_maxrss * 1024 < 16e9 and usage.ru_utime + usage.ru_stime < 2 * 180
+    # The largest of all children's; how long it takes is in benchmarks/results/plan.md.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < 16e9
     best = summary["meshes"][0]
     assert summary["best"] == best["mesh"] and best["fits"]
     _, fsdp, tensor = map(int, best["mesh"].split("x"))
