@@ -69,10 +69,11 @@ class Side:
         self.data = TrainingData.load(experiment).cached(experiment, self.folder)
         self.trainable = experiment.init_trainable()
         optimizer = make_optimizer(config.optimizer, steps, self.trainable)
-        self.step = make_train_step(experiment.forward(self.data.hoisted), experiment.method, optimizer)
+        forward = experiment.forward(self.data.hoisted)
+        self.step = make_train_step(forward, experiment.method, optimizer)
         mesh = experiment.backbone.mesh
         self.place = lambda batch: jax.device_put(batch, row_sharding(mesh))
-        look_ahead = jax.jit(experiment.forward(self.data.hoisted).look_ahead)
+        look_ahead = jax.jit(forward.look_ahead)
         kept = self.data.fill_caches(lambda batch: look_ahead(self.step.frozen, self.place(batch)))
         # A head that starts at 0 would give the prompt no gradient in the first step.
         keys = iter(jax.random.split(jax.random.key(1), 8))

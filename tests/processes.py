@@ -1,5 +1,6 @@
 """Runs a program in several real processes of this machine, each with simulated devices, that compute together over gloo."""
 
+import json
 import os
 import socket
 import subprocess
@@ -7,8 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests import FAST_TO_COMPILE
+from tests.conftest import REVIEWS
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,22 @@ def jaxprompt_commands(count: int, *arguments: str, timeout: float = 120) -> lis
     return [[*given, *more, "--process-id", str(number)] for number in range(count)]
 
 
-def run_program(code: str, *arguments: str, count: int, devices: int, seconds: int) -> None:
-    """Runs code in so many processes, `sys.argv` ending with who each is, if there are several; all have to succeed.
+def run_on_reviews(
+    code: str, folder: Path, model: Path, mesh: dict[str, int], count: int, devices: int, seconds: int
+) -> Path:
+    """Runs code in so many processes on a folder with the reviews in rows.jsonl; all have to succeed. Returns the folder.
+
+    `sys.argv` is the folder, the model, the mesh as JSON, and, if there are several processes, who each is.
 
     Args:
       seconds: the time limit of what they do together.
     """
+    folder.mkdir(exist_ok=True)
+    rows = [{"text": text, "label": label, "target": "good" if label else "so bad"} for text, label in REVIEWS]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["-c", code, str(folder), str(model), json.dumps(mesh)]
     address = free_address()
     places = [[address, str(count), str(number), str(seconds)] for number in range(count)] if count > 1 else [[]]
-    for ended in run_processes([["-c", code, *arguments, *place] for place in places], devices=devices):
+    for ended in run_processes([[*arguments, *place] for place in places], devices=devices):
         assert ended.status == 0, ended.err[-3000:]
+    return folder

@@ -54,6 +54,11 @@ class Experiment:
         """Whether no encoder reads a soft token, by any of the templates."""
         return all(encoder.bare_source for encoder in (self.encoder, *self.variants))
 
+    @property
+    def source_is_bare(self) -> bool:
+        """Whether an encoder reads its side as the bare model does: there is no way back through it, and it can be kept."""
+        return self.bare_source and self.learns_rows_alone
+
     def forward(self, hoisted: Sequence[int]) -> Forward:
         return Forward(self.backbone, self.objective, tuple(hoisted), self.bare_source)
 

@@ -140,9 +140,7 @@ class TrainingData:
 
         def with_cache(loader, name):
             apart = isinstance(loader, Loader) and loader.examples[0].source is not None
-            if backbone.seq2seq:
-                apart = apart and experiment.bare_source and experiment.learns_rows_alone
-            if not apart:
+            if not apart or (backbone.seq2seq and not experiment.source_is_bare):
                 raise InputError(
                     "data.cache keeps text before an example's first soft token, of a decoder, or all that an encoder reads "
                     "beside a decoder's soft tokens ({decoder}{soft:N}), and there is none that is computed by itself: leave "

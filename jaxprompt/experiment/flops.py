@@ -67,7 +67,7 @@ def step_flops(experiment: Experiment, hoisted: tuple[int, ...], batch: Batch) -
         crossed = _per_pair(sides[1]) * int(_crossed(batch).sum())
         layers = 4.0 * (weights[0] * read + weights[1] * written)
         attention = 12.0 * (_per_pair(sides[0]) * pairs[0] + _per_pair(sides[1]) * pairs[1] + crossed)
-        if experiment.bare_source and experiment.learns_rows_alone:
+        if experiment.source_is_bare:
             computed = cross_kv if batch.ahead is not None else weights[0]
             layers = 2.0 * computed * read + 4.0 * weights[1] * written
             of_source = 0.0 if batch.ahead is not None else 4.0 * _per_pair(sides[0]) * pairs[0]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxprompt.prompts import load_prompt
-from tests.conftest import GOLDEN, REVIEWS
-from tests.processes import run_program
+from tests.conftest import GOLDEN
+from tests.processes import run_on_reviews
 
 long = pytest.mark.long
 # Learns, evaluates and generates, and leaves in a folder what that gave; or resumes runs that are there.
@@ -66,11 +66,7 @@ with together(*[kind(item) for kind, item in zip((str, int, int, float), place)]
 
 
 def run(folder, count, devices, mesh):
-    folder.mkdir(exist_ok=True)
-    rows = [{"text": text, "label": label, "target": "good" if label else "so bad"} for text, label in REVIEWS]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run_program(PROGRAM, str(folder), str(GOLDEN), json.dumps(mesh), count=count, devices=devices, seconds=200)
-    return folder
+    return run_on_reviews(PROGRAM, folder, GOLDEN, mesh, count, devices, seconds=200)
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.conftest import REVIEWS, STORIES
-from tests.processes import run_program
+from tests.conftest import STORIES
+from tests.processes import run_on_reviews
 
 PROGRAM = """
 import json, sys
@@ -55,11 +55,7 @@ with together(*[kind(item) for kind, item in zip((str, int, int, float), place)]
 
 
 def run(folder, count, devices, mesh):
-    folder.mkdir(exist_ok=True)
-    rows = [{"text": text, "label": label, "target": "good" if label else "so bad"} for text, label in REVIEWS]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run_program(PROGRAM, str(folder), str(STORIES), json.dumps(mesh), count=count, devices=devices, seconds=300)
-    return folder
+    return run_on_reviews(PROGRAM, folder, STORIES, mesh, count, devices, seconds=300)
 
 
 @pytest.fixture(scope="module")
