@@ -5,6 +5,7 @@
 One process reads them all, one after the other; a line of JSON for each. `tests/test_hostile.py` looks at the lines.
 """
 
+import gzip
 import json
 import shutil
 import struct
@@ -12,6 +13,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import zstandard
 
 from jaxprompt.config import load_config
 from jaxprompt.data.sources import read_rows
@@ -93,6 +96,9 @@ ROWS = {
     "bytes that are no text": text(b'{"text": "' + 10 * MB * b"\xff" + b'"}\n'),
     "a line without an end": text(b'{"text": "' + 10 * MB * b"a"),
 }
+# Two gigabytes of rows in two megabytes: one packed file behind the other.
+LINES = b'{"text": "aaaaaaaaaaaaaaaaaaaaa"}\n' * (MB // 2)
+BOMBS = {".gz": gzip.compress, ".zst": zstandard.compress}
 TOKENIZER = {
     "ten nested megabytes": text(NESTED),
     "a pattern that never ends": text(
@@ -155,6 +161,14 @@ KINDS = [
     *(
         (f"x.{suffix}", ROWS, lambda path: read_rows(str(path)))
         for suffix in ("jsonl", "csv", "tsv", "parquet", "jsonl.gz")
+    ),
+    *(
+        (
+            f"x.jsonl{suffix}",
+            {"two gigabytes in two megabytes": text(128 * pack(LINES))},
+            lambda path: read_rows(str(path)),
+        )
+        for suffix, pack in BOMBS.items()
     ),
     ("tokenizer.json", TOKENIZER, in_model(read_tokenizer)),
     ("x.npy", PROMPT, load_prompt),

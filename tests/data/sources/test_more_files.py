@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 
 import pytest
 
@@ -34,6 +35,26 @@ def test_packed_files(tmp_path, kind, suffix):
         ) as error:
             read_rows(write(tmp_path / f"y.{suffix}.{kind}", packed[:cut]))
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+def test_packed_files_one_behind_the_other(tmp_path, kind):
+    # Words at random, so that no file is packed into a few bytes.
+    rng = random.Random(0)
+    rows = [{"text": f"{rng.random()}"} for _ in range(3000)]
+    pack = gzip.compress if kind == "gz" else pytest.importorskip("zstandard").compress
+    text = [json.dumps(row).encode() + b"\n" for row in rows]
+    packed = b"".join(pack(b"".join(text[start : start + 700])) for start in range(0, 3000, 700))
+    assert len(packed) > 20_000
+    assert read_rows(write(tmp_path / f"x.jsonl.{kind}", packed)) == rows
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+def test_a_packed_file_that_fills_the_memory_is_refused(tmp_path, kind):
+    pack = gzip.compress if kind == "gz" else pytest.importorskip("zstandard").compress
+    bomb = pack(b'{"text": "a"}\n' * (1 << 20)) * 20
+    with pytest.raises(InputError, match=r"x.jsonl.*: its first .* bytes unpack to .*, as no text does \(unpack it"):
+        read_rows(write(tmp_path / f"x.jsonl.{kind}", bomb))
 
 
 def test_quotes_are_as_they_are_said_to_be(tmp_path):
