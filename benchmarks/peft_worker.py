@@ -42,7 +42,7 @@ class Side:
             torch.set_float32_matmul_precision("high")  # as JAX by default
         else:
             torch.set_num_threads(int(os.environ.get("TORCH_THREADS") or len(os.sched_getaffinity(0))))
-        self.model_folder = _folder(work["model"])
+        self.model_folder = reference_path(work["model"])
         self.family = json.loads((self.model_folder / "config.json").read_text())["model_type"]
         self.classifier = work["objective"] == "classifier"
         self.seq2seq = self.family == "t5"
@@ -220,6 +220,10 @@ class Side:
         if self.work["objective"] == "generation":
             return self._generation_loss(numbers)
         labels = torch.tensor([self.labels[i] for i in numbers], device=self.device)
+        return F.cross_entropy(self.label_logits(numbers), labels)
+
+    def label_logits(self, numbers: list[int]) -> torch.Tensor:
+        """`[rows, labels]` of the rows of these numbers."""
         ids, mask = self._pad([self.ids[i] for i in numbers])
         if self.classifier:
             logits = self._class_logits(ids, mask)
@@ -230,7 +234,7 @@ class Side:
         else:
             last = torch.tensor([[self.front + len(self.ids[i]) - 1] for i in numbers], device=self.device)
             logits = self._decoder_logits(ids, mask, last)[:, 0, self.columns]
-        return F.cross_entropy(logits.float(), labels)
+        return logits.float()
 
     def _generation_loss(self, numbers: list[int]) -> torch.Tensor:
         rows = [self.ids[i] + self.targets[i] for i in numbers]
@@ -278,7 +282,8 @@ class Side:
         return ids.to(self.device), mask.to(self.device)
 
 
-def _folder(ref: str) -> Path:
+def reference_path(ref: str) -> Path:
+    """Where a reference's folder or file is."""
     if not ref.startswith("package:"):
         return Path(ref)
     package, _, path = ref.removeprefix("package:").partition("/")
