@@ -112,6 +112,7 @@ METHODS = {
     "dept": ({"init": "text"}, 0.003),
     "prefix": ({"init": "text", "length": LENGTH}, 0.01),
     "projected_prefix": ({"length": LENGTH}, 0.003),
+    "adaptive_prefix": ({"init": "text", "length": LENGTH}, 0.01),
     "gated_prefix": ({"length": 10}, 0.01),
     "lora": ({"rank": 8}, 0.001),
     "ia3": ({}, 0.01),

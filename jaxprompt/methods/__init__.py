@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jaxprompt.methods.adaptive_prefix import AdaptivePrefix
 from jaxprompt.methods.attempt import Attempt
 from jaxprompt.methods.base import FROZEN, Method, Start, fold, reads_text
 from jaxprompt.methods.bitfit import BitFit
@@ -38,6 +39,7 @@ _ALONE: tuple[type[Method], ...] = (
     Superposition,
     LatePrompt,
     ProjectedPrefix,
+    AdaptivePrefix,
     GatedPrefix,
     Dept,
     Idpg,

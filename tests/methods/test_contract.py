@@ -178,6 +178,7 @@ def test_only_soft_rows_leave_the_text_before_them_as_it_was(stories, rows):
         "dept",
         "prefix",
         "projected_prefix",
+        "adaptive_prefix",
         "gated_prefix",
         "lora",
         "ia3",

@@ -10,7 +10,8 @@ from jaxprompt.commands import main
 from jaxprompt.config import load_config
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import build
-from jaxprompt.methods import FROZEN, METHODS
+from jaxprompt.methods import FROZEN, METHODS, Start
+from jaxprompt.prompts.prompt import to_arrays
 from tests.conftest import STORIES
 from tests.methods.test_contract import config
 
@@ -44,6 +45,28 @@ def test_a_superposition_is_a_mixture_of_words(stories, rows):
     assert all((np.abs(table - word).max(-1) < 1e-6).any() for word in words)
     np.testing.assert_allclose(mixture.sum(-1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(experiment.prompt(trainable).soft, mixture @ words, atol=1e-5)
+
+
+def test_an_adaptive_prefix_is_a_prefix_times_a_gate_per_key_and_one_per_layer(rows):
+    t5 = jaxprompt.load_backbone("tests/golden/t5")
+    options = {"length": 3, "init": {"type": "normal"}}
+    made = {
+        name: METHODS[name].build(METHODS[name].Options(**options), 0, t5) for name in ("prefix", "adaptive_prefix")
+    }
+    plain, trainable = (method.init(jax.random.key(0), Start(t5)) for method in made.values())
+    apply = {name: lambda of, method=method: to_arrays(method.apply(of)) for name, method in made.items()}
+    before, folded = apply["prefix"](plain), apply["adaptive_prefix"](trainable)
+    # It starts where prefix tuning does.
+    jax.tree.map(np.testing.assert_array_equal, folded, before)
+    assert set(before) == {"keys", "values", "source_keys", "source_values"}
+    rng = np.random.default_rng(0)
+    gates = {name: rng.normal(size=x.shape).astype(np.float32) for name, x in trainable["gates"].items()}
+    found = apply["adaptive_prefix"]({**trainable, "gates": gates})
+    for name, array in before.items():
+        side = name.removesuffix("keys").removesuffix("values")
+        for layer, key in np.ndindex(array.shape[:2]):
+            gate = gates[f"{side}layer"][layer] / (1 + np.exp(-gates[f"{side}token"][layer, key]))
+            np.testing.assert_allclose(found[name][layer, key], gate * array[layer, key], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "axis"), [("prefix", 1), pytest.param("soft", 0, marks=pytest.mark.slow)])
@@ -90,8 +113,6 @@ def test_both_sides_of_an_encoder_decoder_get_a_projected_prefix(request, rows):
     t5 = jaxprompt.load_backbone("tests/golden/t5")
     options = METHODS["projected_prefix"].Options(length=3, hidden=5)
     method = METHODS["projected_prefix"].build(options, 0, t5)
-    from jaxprompt.methods import Start
-
     conditioning = method.apply(method.init(jax.random.key(0), Start(t5)))
     layers, heads, dim = t5.prefix_shape
     assert conditioning.prefix.keys.shape == (layers, 3, heads, dim) and conditioning.prefix.length == 3
