@@ -71,8 +71,8 @@ SUITES = {
         "chat": chat("\nReview: {sentence}\nSentiment:"),
         "text": REVIEW,
         "objective": {"type": "verbalizer", "labels": {"0": "negative", "1": "positive"}},
-        "data": {"train": "{root}/sst2/train.tsv", "validation": "{root}/sst2/dev.tsv", "train_rows": 8000, "validation_rows": 400},
-        "train": {"steps": 60, "batch_size": 16, "eval_batch_size": 64},
+        "data": {"train": "{root}/sst2/train.tsv", "validation": "{root}/sst2/dev.tsv", "train_rows": 8000, "validation_rows": 300},
+        "train": {"steps": 50, "batch_size": 8, "eval_batch_size": 64},
     },
     "smollm2/trec": {
         "model": SMOLLM2,
@@ -91,7 +91,7 @@ SUITES = {
             "pattern": r"(?P<label>\w+):\w+ (?P<text>.*)",
             "encoding": "latin-1",
         },
-        "train": {"steps": 60, "batch_size": 16, "eval_batch_size": 64},
+        "train": {"steps": 60, "batch_size": 8, "eval_batch_size": 64},
     },
 }  # fmt: skip
 LENGTH = 16
