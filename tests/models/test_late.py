@@ -176,6 +176,7 @@ def test_the_layers_below_get_no_backward_pass_and_keep_nothing_for_one(unroll):
     assert min(each) > 0 and max(each) == pytest.approx(min(each), rel=0.1)
 
 
+@pytest.mark.slow
 def test_texts_are_written_and_rows_of_texts_are_read_alike(stories):
     apart = jaxprompt.load_backbone(STORIES, unroll=True)
     rows, text = 10 * soft_rows(stories, 3), "The dog"

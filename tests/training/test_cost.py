@@ -223,6 +223,7 @@ def programs_of_an_epoch(experiment):
     return step.jitted.programs()
 
 
+@pytest.mark.slow
 def test_an_epoch_of_real_data_compiles_two_programs_at_most(masked):
     config = {
         "model": "m",

@@ -53,7 +53,8 @@ def test_blocks_change_neither_loss_nor_gradient(decoder, monkeypatch, template)
         np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["stories", pytest.param("windowed", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stories", "windowed"])
 def test_constant_text_in_chunks_is_that_text(request, rows, monkeypatch, name):
     backbone = request.getfixturevalue(name)
     text = " ".join(row["text"] for row in rows)

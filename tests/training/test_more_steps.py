@@ -13,6 +13,7 @@ def tree(run_dir, steps, optimizer=(), **train):
     return config(ROWS, run_dir, train=train, optimizer=dict(optimizer))
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_as_if_it_had_not_ended(stories, tmp_path, quiet):
     for name, parts in {"whole": [12], "parts": [4, 8, 12]}.items():
         for steps in parts:

@@ -224,6 +224,7 @@ def test_killed_and_resumed_is_uninterrupted_with_members_that_stop_and_one_that
     close(again.metrics["members"][names[1]], whole.metrics["members"][names[1]], 1e-6)
 
 
+@pytest.mark.slow
 def test_the_last_one_that_learns_is_given_up_and_those_that_have_stopped_stay(stories, rows, tmp_path, quiet):
     train = {"steps": 6, "eval_every": 1, "patience": 2, "max_bad_steps": 2}
     optimizer = {"name": "sgd", "clip_norm": None, "weight_decay": 3e38}
