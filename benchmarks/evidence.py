@@ -166,7 +166,7 @@ def measured(task: str, what: str, seed: int, config: Config, work: Path) -> dic
     begun = time.perf_counter()
     config = load_config({**config.model_dump(), "run_dir": str(folder)})
     metrics = train(config, backbone=backbone, reporter=Reporter(quiet=True)).metrics
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = common.read_records(folder / "metrics.jsonl")
     by_step = [[line["step"], line["validation"]] for line in lines if line.get("validation")]
     return {
         "task": task,
@@ -226,14 +226,13 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, default=Path("runs/evidence"), help="where runs are kept")
     args = parser.parse_args()
     lines = common.RESULTS / "evidence.jsonl"
-    records = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    records = common.read_records(lines)
     known = {(record["task"], record["what"], record["seed"]) for record in records}
 
     def keep(record: dict) -> None:
         records.append(record)
         print(json.dumps({key: value for key, value in record.items() if key != "evaluations"}), flush=True)
-        with lines.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        common.append_record(lines, record)
 
     for task in args.only:
         _, shots, seeds = TASKS[task]

@@ -123,6 +123,7 @@ METHODS = {
 }
 NAMES = {"none": "head alone"}
 RATE = "optimizer.learning_rate"
+HEAD_RATE, WARMUP = 0.02, 10
 RATES = (1 / 3, 1.0, 3.0)
 load = functools.cache(load_backbone)
 
@@ -152,9 +153,9 @@ def config_of(suite: str, method: str, root: Path, work: Path, population: dict,
         for key, value in tree["data"].items()
     }
     steps = tree["train"]["steps"]
-    optimizer = {"name": "adamw", "learning_rate": rate, "schedule": "linear", "warmup_steps": 10}
+    optimizer = {"name": "adamw", "learning_rate": rate, "schedule": "linear", "warmup_steps": WARMUP}
     if tree["objective"]["type"] == "classifier" and method != "none":
-        optimizer["rates"] = {"head": 0.02}
+        optimizer["rates"] = {"head": HEAD_RATE}
     return load_config(
         {
             **tree,
@@ -175,7 +176,7 @@ def measured(suite: str, method: str, config: Config) -> dict:
     result = train(config, backbone=backbone, reporter=Reporter(quiet=True))
     members = result.metrics["members"]
     folder = Path(config.run_dir) / "members" / next(iter(members))
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = common.read_records(folder / "metrics.jsonl")
     steps = [line["step_seconds"] for line in lines if "step_seconds" in line]
     return {
         "suite": suite,
@@ -287,7 +288,7 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, default=Path("runs/methods"), help="where runs are kept")
     args = parser.parse_args()
     lines = common.RESULTS / "methods.jsonl"
-    records = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    records = common.read_records(lines)
     if args.steps:
         records = []
         for suite in SUITES.values():
@@ -298,8 +299,7 @@ def main() -> None:
         records.append(record)
         print(json.dumps(record), flush=True)
         if not args.steps:
-            with lines.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            common.append_record(lines, record)
         return record
 
     def run(suite: str, method: str, population: dict, rate: float) -> dict:

@@ -24,7 +24,6 @@ from jaxprompt.experiment.rows import training_rows, validation_rows
 # PEFT's method, the middle one of three learning rates.
 PEFT = {"PEFT prompt tuning": ("soft", 0.03), "PEFT prefix tuning": ("prefix", 0.01)}
 SUITES = ("minilm/sst2", "smollm2/sst2")
-WARMUP = 10
 
 
 class Learner(Side):
@@ -33,18 +32,18 @@ class Learner(Side):
     def reset(self) -> None:
         trained = [{"params": [self.prompt]}]
         if self.head is not None:
-            trained.append({"params": list(self.head.parameters()), "lr": 0.02})
+            trained.append({"params": list(self.head.parameters()), "lr": methods.HEAD_RATE})
         self.optimizer = torch.optim.AdamW(trained, lr=self.work["learning_rate"], weight_decay=0.0)
         self.at = 0
 
     def learn(self, seed: int, rate: float, order: np.ndarray) -> float:
         """Takes the steps of an order of rows; the median seconds of one."""
-        self.work["learning_rate"], self.work["seed"] = rate, seed
+        self.work["learning_rate"] = rate
         torch.manual_seed(seed)
         self.setup("sdpa", 1)
         steps, seconds = len(order), []
         self.batches = order
-        scale = lambda at: min((at + 1) / WARMUP, (steps - at) / max(steps - WARMUP, 1), 1.0)  # noqa: E731
+        scale = lambda at: min((at + 1) / methods.WARMUP, (steps - at) / max(steps - methods.WARMUP, 1), 1.0)  # noqa: E731
         schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, scale)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(trained, 1.0) and None)
@@ -168,7 +167,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     lines = common.RESULTS / "methods.jsonl"
-    known = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    known = common.read_records(lines)
     for suite in args.only:
         options = methods.SUITES[suite]["train"]
         steps, size = args.steps or options["steps"], options["batch_size"]
@@ -179,8 +178,7 @@ def main() -> None:
             record = {"suite": suite, "method": name, **measured(Learner(folder), middle, count, steps, size)}
             print(json.dumps(record), flush=True)
             if not args.steps:
-                with lines.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(record) + "\n")
+                common.append_record(lines, record)
 
 
 if __name__ == "__main__":

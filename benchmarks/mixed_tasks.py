@@ -113,9 +113,8 @@ def main() -> None:
             for tasks in args.tasks:
                 record = measure(model, tasks, args.rounds, background)
                 print(json.dumps(record), flush=True)
-                with OUT.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(record) + "\n")
-    records = [json.loads(line) for line in OUT.read_text().splitlines()]
+                common.append_record(OUT, record)
+    records = common.read_records(OUT)
     common.put_measured(common.RESULTS / "mixed_tasks.md", report(records))
 
 

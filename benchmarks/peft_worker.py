@@ -52,7 +52,7 @@ class Side:
     def _encode(self) -> None:
         """Token ids of all rows, from the template's text and the tokenizer alone."""
         work = self.work
-        rows = [json.loads(line) for line in (self.folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+        rows = common.read_records(self.folder / "rows.jsonl")
         template = work["peft_template"] or work["template"]
         ahead, _, context = (
             template.rpartition(f"{{soft:{self.length}}}") if work["method"] == "soft" else ("", "", template)

@@ -96,8 +96,7 @@ def main() -> None:
         "rows": len(rows),
     }
     print(json.dumps(record))
-    with (common.RESULTS / "place.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    common.append_record(common.RESULTS / "place.jsonl", record)
     front = medians["front"]
     table = common.table(
         ("the prompt stands", "seconds per step", "times front"),

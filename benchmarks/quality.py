@@ -45,7 +45,7 @@ def run(path: Path, seed: int, data: Path | None) -> tuple[dict, Experiment, Pro
     print(f"{name} seed {seed}", flush=True)
     backbone = load(config.model, remat=config.train.remat)
     result = train(config, backbone=backbone, reporter=Reporter(quiet=True))
-    lines = [json.loads(line) for line in (result.run_dir / "metrics.jsonl").read_text().splitlines()]
+    lines = common.read_records(result.run_dir / "metrics.jsonl")
     steps = [line for line in lines if "step_seconds" in line]
     record = {
         "config": name,

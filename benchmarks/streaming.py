@@ -163,8 +163,7 @@ def main() -> None:
     for feed_ in record["feeds"]:
         feed_["times_the_step"] = feed_["tokens_per_second"] / record["step_tokens_per_second"]
         print(f"workers {feed_['workers']}: {feed_['times_the_step']:.0f} times what the step takes")
-    with (common.RESULTS / "streaming.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    common.append_record(common.RESULTS / "streaming.jsonl", record)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from pydantic import Field, PositiveInt
 
 from jaxprompt import options
 from jaxprompt.methods.base import Start
-from jaxprompt.methods.prefix import prefix_conditioning, prefix_positions, prefix_sides
-from jaxprompt.methods.starts import Init, prefix_arrays
+from jaxprompt.methods.prefix import prefix_conditioning, prefix_positions, prefix_sides, prefix_start
+from jaxprompt.methods.starts import Init
 from jaxprompt.types import Conditioning
 
 
@@ -50,12 +50,10 @@ class AdaptivePrefix:
         return cls(options.length, prefix_positions(options.length, backbone), options.init)
 
     def init(self, key: jax.Array, start: Start) -> dict[str, dict]:
-        prompt, gates = {}, {}
-        for number, (side, (layers, heads, dim)) in enumerate(prefix_sides(start.backbone).items()):
-            here = jax.random.fold_in(key, number) if number else key
-            prompt |= prefix_arrays(self.start_from, here, side, (layers, self.length, heads, dim), start)
+        gates = {}
+        for side, (layers, _, _) in prefix_sides(start.backbone).items():
             gates |= {f"{side}token": jnp.zeros((layers, self.length)), f"{side}layer": jnp.full(layers, 2.0)}
-        return {"prompt": prompt, "gates": gates}
+        return {"prompt": prefix_start(self.start_from, key, self.length, start), "gates": gates}
 
     def apply(self, trainable: dict[str, dict]) -> Conditioning:
         gates, found = trainable["gates"], {}

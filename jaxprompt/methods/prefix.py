@@ -53,11 +53,7 @@ class PrefixTuning:
         return cls(options.length, prefix_positions(options.length, backbone), options.init, options.frozen)
 
     def init(self, key: jax.Array, start: Start) -> dict[str, dict]:
-        found = {}
-        for number, (side, (layers, heads, dim)) in enumerate(prefix_sides(start.backbone).items()):
-            here = jax.random.fold_in(key, number) if number else key
-            found |= prefix_arrays(self.start_from, here, side, (layers, self.length, heads, dim), start)
-        return split_frozen(found, self.frozen, axis=1)
+        return split_frozen(prefix_start(self.start_from, key, self.length, start), self.frozen, axis=1)
 
     def apply(self, trainable: dict[str, dict]) -> Conditioning:
         return prefix_conditioning(with_frozen(trainable, axis=1), self.positions)
@@ -76,6 +72,15 @@ def prefix_sides(backbone) -> dict[str, tuple[int, int, int]]:
     """Layers, heads and head size of a prefix, by what its names begin with: "", and "source_" of an encoder-decoder."""
     source = {"source_": backbone.source_prefix_shape} if backbone.seq2seq else {}
     return {"": backbone.prefix_shape, **source}
+
+
+def prefix_start(start_from: Init, key: jax.Array, length: int, start: Start) -> dict[str, jax.Array]:
+    """Keys and values of every side, where they start."""
+    found = {}
+    for number, (side, (layers, heads, dim)) in enumerate(prefix_sides(start.backbone).items()):
+        here = jax.random.fold_in(key, number) if number else key
+        found |= prefix_arrays(start_from, here, side, (layers, length, heads, dim), start)
+    return found
 
 
 def prefix_conditioning(arrays: dict[str, jax.Array], positions: int) -> Conditioning:
