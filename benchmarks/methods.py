@@ -50,7 +50,7 @@ def banking(per_intent: int, steps: int) -> dict:
         "text": INTENT,
         "objective": {"type": "similarity"},
         "data": {**BANKING, "per_label": per_intent},
-        "train": {"steps": steps, "batch_size": 32, "eval_batch_size": 128},
+        "train": {"steps": steps, "batch_size": 24, "eval_batch_size": 128},
     }
 
 
@@ -62,17 +62,17 @@ SUITES = {
         "text": SENTIMENT,
         "objective": {"type": "classifier"},
         "data": {"train": "{root}/sst2/train.tsv", "validation": "{root}/sst2/dev.tsv", "train_rows": 8000},
-        "train": {"steps": 100, "batch_size": 32, "eval_batch_size": 128},
+        "train": {"steps": 80, "batch_size": 16, "eval_batch_size": 128},
     },
-    "minilm/banking77, 5 per intent": banking(5, 100),
-    "minilm/banking77, 50 per intent": banking(50, 150),
+    "minilm/banking77, 5 per intent": banking(5, 80),
+    "minilm/banking77, 50 per intent": banking(50, 120),
     "smollm2/sst2": {
         "model": SMOLLM2,
         "chat": chat("\nReview: {sentence}\nSentiment:"),
         "text": REVIEW,
         "objective": {"type": "verbalizer", "labels": {"0": "negative", "1": "positive"}},
-        "data": {"train": "{root}/sst2/train.tsv", "validation": "{root}/sst2/dev.tsv", "train_rows": 8000, "validation_rows": 300},
-        "train": {"steps": 50, "batch_size": 8, "eval_batch_size": 64},
+        "data": {"train": "{root}/sst2/train.tsv", "validation": "{root}/sst2/dev.tsv", "train_rows": 8000, "validation_rows": 200},
+        "train": {"steps": 40, "batch_size": 8, "eval_batch_size": 64},
     },
     "smollm2/trec": {
         "model": SMOLLM2,
@@ -90,6 +90,7 @@ SUITES = {
             "validation": "{root}/trec/TREC_10.label",
             "pattern": r"(?P<label>\w+):\w+ (?P<text>.*)",
             "encoding": "latin-1",
+            "validation_rows": 250,
         },
         "train": {"steps": 60, "batch_size": 8, "eval_batch_size": 64},
     },

@@ -1,7 +1,10 @@
 """Backbones and data that several tests share. Everything here is real but small."""
 
+import ctypes
 import dataclasses
+import gc
 import json
+import sys
 from pathlib import Path
 
 import jax
@@ -15,6 +18,7 @@ from jaxprompt.models.block import BlockConfig
 from jaxprompt.models.encoder import post_norm_layers
 from jaxprompt.models.relative import RelativePositions
 from jaxprompt.reports.terminal import Reporter
+from tests.memory import status_bytes
 
 GOLDEN = Path(__file__).parent / "golden"
 STORIES = str(GOLDEN / "stories260K")
@@ -40,6 +44,17 @@ REVIEWS = [
     ("tired old jokes", 0),
     ("a gem", 1),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory():
+    """Programs of a thousand tests are gigabytes, which several workers do not have everywhere."""
+    yield
+    if sys.platform == "linux" and status_bytes("VmRSS") > 1.5e9:
+        jax.clear_caches()
+        gc.collect()
+        # What is free goes back to the system.
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

@@ -160,37 +160,45 @@ def _plan_length(length, draws, sizes, row_multiple, extras, attended, another) 
     )
 
 
-def assign(sizes: np.ndarray, slots: int, limits: Sequence[int]) -> list[list[int]]:
+def assign(sizes: Int[np.ndarray, "examples 3"], slots: int, limits: tuple[int, int, int]) -> list[list[int]]:
     """Assigns examples to rows: longest first, each to the fullest row with room for it.
 
     Args:
-      sizes: `[examples, n]`, the tokens of each, and other things that a row holds so many of.
+      sizes: `[examples, 3]`, the tokens, targets and decoder's tokens of each.
       slots: the most examples in a row.
       limits: the most of each column in a row.
 
     Returns:
       Per row, the numbers of its examples, ascending; rows in the order of their first example.
     """
-    row_length, others = limits[0], np.asarray(limits[1:])
-    lengths = sizes[:, 0].tolist()
+    most, most_targets, most_decoder = limits
+    # Plain numbers: a row is decided example by example, where numpy would take most of the time.
+    table = sizes.tolist()
     rows: list[list[int]] = []
-    others_left: list[np.ndarray] = []
+    targets_left: list[int] = []
+    decoder_left: list[int] = []
     # Rows with room for another example, by the tokens they have left; ties go to the older row.
     open_rows: list[tuple[int, int]] = []
     for i in np.argsort(-sizes[:, 0], kind="stable").tolist():
-        at = bisect.bisect_left(open_rows, (lengths[i], 0))
-        while at < len(open_rows) and (others_left[open_rows[at][1]] < sizes[i, 1:]).any():
+        length, targets, decoder = table[i]
+        at = bisect.bisect_left(open_rows, (length, 0))
+        while at < len(open_rows):
+            _, row = open_rows[at]
+            if targets <= targets_left[row] and decoder <= decoder_left[row]:
+                break
             at += 1
         if at < len(open_rows):
             left, row = open_rows.pop(at)
         else:
-            left, row = row_length, len(rows)
+            left, row = most, len(rows)
             rows.append([])
-            others_left.append(others.copy())
+            targets_left.append(most_targets)
+            decoder_left.append(most_decoder)
         rows[row].append(i)
-        others_left[row] -= sizes[i, 1:]
+        targets_left[row] -= targets
+        decoder_left[row] -= decoder
         if len(rows[row]) < slots:
-            bisect.insort(open_rows, (left - lengths[i], row))
+            bisect.insort(open_rows, (left - length, row))
     return sorted(sorted(row) for row in rows)
 
 

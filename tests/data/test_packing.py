@@ -120,10 +120,12 @@ def test_single_segment_examples_are_numbered_by_slot():
 
 
 def test_best_fit_takes_the_fullest_row_with_room():
-    sizes = np.array([(10, 1), (7, 1), (3, 1), (6, 1), (6, 1)])
-    assert assign(sizes, 8, (13, 8)) == [[0, 2], [1, 3], [4]]
-    assert assign(sizes, 1, (13, 8)) == [[0], [1], [2], [3], [4]]
-    assert assign(np.array([(2, 3), (2, 3), (2, 2)]), 8, (13, 5)) == [[0, 2], [1]]
+    sizes = np.array([(10, 1, 0), (7, 1, 0), (3, 1, 0), (6, 1, 0), (6, 1, 0)])
+    assert assign(sizes, 8, (13, 8, 0)) == [[0, 2], [1, 3], [4]]
+    assert assign(sizes, 1, (13, 8, 0)) == [[0], [1], [2], [3], [4]]
+    # Targets, and what a decoder reads, fill a row too.
+    assert assign(np.array([(2, 3, 0), (2, 3, 0), (2, 2, 0)]), 8, (13, 5, 0)) == [[0, 2], [1]]
+    assert assign(np.array([(2, 1, 3), (2, 1, 3), (2, 1, 2)]), 8, (13, 8, 5)) == [[0, 2], [1]]
 
 
 def test_separate_rows_hold_one_example_each_in_order():

@@ -81,8 +81,9 @@ def check_losses_and_gradients(backbone, tasks, rows):
         assert float(counts[number]) == float(count)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["stories", "windowed"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("stories", marks=pytest.mark.slow), pytest.param("windowed", marks=pytest.mark.long)]
+)
 def test_a_mixed_batch_of_a_decoder_has_the_losses_and_gradients_that_each_task_has_alone(request, rows, kind):
     check_losses_and_gradients(request.getfixturevalue(kind), DECODER, rows)
 

@@ -127,14 +127,14 @@ from jaxprompt.experiment.build import build
 from jaxprompt.experiment.data import TrainingData
 from jaxprompt.machine.sharding import make_mesh, replicated, row_sharding
 from jaxprompt.training.step import init_state, make_train_step
-from tests.methods.test_contract import LEARNING, config, fitting
+from tests.methods.test_contract import config, fitting
 from tests.conftest import REVIEWS, STORIES
 
 rows = [{"text": t, "label": y, "target": "good" if y else "so bad"} for t, y in REVIEWS]
 found = {}
 for mesh in (make_mesh(devices=jax.devices()[:1]), make_mesh(data=2, fsdp=2, tensor=2)):
     backbone = jaxprompt.load_backbone(STORIES, mesh=mesh)
-    for name in LEARNING:
+    for name in sys.argv[1:]:
         experiment = build(load_config(config(name, rows)), fitting(name, backbone))
         data, optimizer = TrainingData.load(experiment), optax.sgd(1.0)
         step = make_train_step(experiment.forward(data.hoisted), experiment.method, optimizer)
@@ -145,9 +145,22 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.slow
-def test_eight_devices_take_the_step_of_one():
-    for one, split in json.loads(run_on_eight_devices(EIGHT)).values():
+# One of each way to reach a model: rows of text, keys and values, what depends on the example, changed products.
+OF_EACH_KIND = ("soft", "prefix", "idpg", "lora")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(OF_EACH_KIND, marks=pytest.mark.slow),
+        pytest.param([name for name in LEARNING if name not in OF_EACH_KIND], marks=pytest.mark.long),
+    ],
+    ids=["of_each_kind", "others"],
+)
+def test_eight_devices_take_the_step_of_one(names):
+    found = json.loads(run_on_eight_devices(EIGHT, *names))
+    assert list(found) == list(names)
+    for one, split in found.values():
         assert split == pytest.approx(one, rel=2e-4)
 
 

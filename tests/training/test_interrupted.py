@@ -25,6 +25,15 @@ def whole(stories, tmp_path_factory):
     return jaxprompt.train(tree(run_dir), backbone=stories, reporter=Reporter(quiet=True)).run_dir
 
 
+@pytest.fixture
+def handlers():
+    """What both signals do when a run begins. A shell lets what it starts in the background ignore SIGINT."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield dict.fromkeys(before, signal.SIG_DFL)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def signalled(monkeypatch, maker, call, number):
     """Lets a signal come while one of `alone`'s makers' steps is called."""
     made = getattr(alone, maker)
@@ -54,10 +63,10 @@ def signalled(monkeypatch, maker, call, number):
     ],
 )
 def test_a_run_that_is_ended_goes_on_to_the_same_end(
-    whole, stories, tmp_path, quiet, monkeypatch, maker, call, number, kept
+    whole, stories, tmp_path, quiet, monkeypatch, handlers, maker, call, number, kept
 ):
     run_dir = tmp_path / "run"
-    before = signal.getsignal(number)
+    before = handlers[number]
     with monkeypatch.context() as patched, pytest.raises(Interrupted, match=f"step {kept} is kept") as found:
         signalled(patched, maker, call, number)
         jaxprompt.train(tree(run_dir), backbone=stories, reporter=quiet)
