@@ -35,10 +35,10 @@ from jaxprompt.text.labels import UNLABELLED
 from jaxprompt.text.templates import check_fields
 from jaxprompt.types import Batch
 
-# What a program more costs on an accelerator, and what one device computes meanwhile: roughly, for a choice that matters
-# only where it is clear.
-COMPILE_SECONDS = 10.0
-FLOPS_PER_SECOND = 3e14
+# What one device computes while a program more is compiled, in FLOPs: 5 s of a CPU, 10 s of an accelerator. Roughly, for a
+# choice that matters only where it is clear.
+FLOPS_OF_COMPILING = {"cpu": 5.0 * 1e11}
+FLOPS_OF_COMPILING_ELSE = 10.0 * 3e14
 # Examples from which the shapes of batches are planned, where they are not all known.
 SAMPLE = 2000
 
@@ -351,16 +351,13 @@ def _in_parts(order: Order | Mixture, parts: int) -> Order | Mixture | Parts:
 
 
 def _another_shape(experiment: Experiment) -> float:
-    """What compiling for another row count costs on an accelerator, as tokens in every batch of the run.
-
-    On a CPU, where a step takes as long as its compilation, nothing.
-    """
+    """What compiling for another row count costs, as tokens in every batch of the run."""
     backbone = experiment.backbone
-    if backbone.mesh.devices.flat[0].platform == "cpu":
-        return 0.0
     # Forward, and backward to the inputs alone.
     flops_per_token = 4 * sum(leaf.size for leaf in jax.tree.leaves(backbone.params))
-    tokens = COMPILE_SECONDS * FLOPS_PER_SECOND * backbone.mesh.size / flops_per_token
+    mesh = backbone.mesh
+    of_device = FLOPS_OF_COMPILING.get(mesh.devices.flat[0].platform, FLOPS_OF_COMPILING_ELSE)
+    tokens = of_device * mesh.size / flops_per_token
     return tokens / max(experiment.config.train.steps, 1)
 
 
