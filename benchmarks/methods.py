@@ -23,6 +23,7 @@ from jaxprompt import load_backbone, load_config, train
 from jaxprompt.config import Config
 from jaxprompt.experiment.build import build
 from jaxprompt.methods import METHODS as KNOWN
+from jaxprompt.methods.base import FROZEN
 from jaxprompt.reports.terminal import Reporter
 
 SEEDS = [0, 1, 2]
@@ -196,7 +197,8 @@ def measured(suite: str, method: str, config: Config) -> dict:
 def learned(config: Config, backbone) -> dict[str, int]:
     """How many numbers each group has that is learned."""
     shapes = build(config.model_copy(update={"population": {}}), backbone).trainable_shapes()
-    return {name: sum(leaf.size for leaf in jax.tree.leaves(group)) for name, group in shapes.items()}
+    learns = {name: group for name, group in shapes.items() if name != FROZEN}
+    return {name: sum(leaf.size for leaf in jax.tree.leaves(group)) for name, group in learns.items()}
 
 
 def tried(records: list[dict], suite: str, method: str) -> dict | None:
