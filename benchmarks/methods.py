@@ -228,6 +228,8 @@ def tables(records: list[dict]) -> str:
         mine.sort(key=lambda record: -statistics.mean(record["accuracy"].values()))
         rows = []
         for record in mine:
+            # Other programs may have run beside one of the two populations.
+            seconds = min(r["step_seconds"] for r in records if (r["suite"], r["method"]) == (suite, record["method"]))
             values = [100 * value for value in record["accuracy"].values()]
             rows.append(
                 (
@@ -239,7 +241,7 @@ def tables(records: list[dict]) -> str:
                     f"{record['learned'].get('head', 0):,}",
                     f"{record['rate']:.2g}",
                     record["steps"],
-                    f"{record['step_seconds']:.2f}",
+                    f"{seconds:.2f}",
                 )
             )
         names = (
@@ -262,7 +264,7 @@ def plot(records: list[dict], to: Path) -> None:
     import matplotlib.pyplot as plt
 
     suites = [suite for suite in SUITES if any(r["suite"] == suite and "seed" in r["population"] for r in records)]
-    figure, axes = plt.subplots(1, len(suites), figsize=(5 * len(suites), 4), squeeze=False)
+    figure, axes = plt.subplots(1, len(suites), figsize=(7 * len(suites), 5), squeeze=False)
     for axis, suite in zip(axes[0], suites, strict=True):
         for record in records:
             if record["suite"] == suite and "seed" in record["population"]:
