@@ -22,8 +22,8 @@ import jax
 from jaxprompt import load_backbone, load_config, train
 from jaxprompt.config import Config
 from jaxprompt.experiment.build import build
+from jaxprompt.methods import FROZEN
 from jaxprompt.methods import METHODS as KNOWN
-from jaxprompt.methods.base import FROZEN
 from jaxprompt.reports.terminal import Reporter
 
 SEEDS = [0, 1, 2]
@@ -197,8 +197,7 @@ def measured(suite: str, method: str, config: Config) -> dict:
 def learned(config: Config, backbone) -> dict[str, int]:
     """How many numbers each group has that is learned."""
     shapes = build(config.model_copy(update={"population": {}}), backbone).trainable_shapes()
-    learns = {name: group for name, group in shapes.items() if name != FROZEN}
-    return {name: sum(leaf.size for leaf in jax.tree.leaves(group)) for name, group in learns.items()}
+    return {name: sum(leaf.size for leaf in jax.tree.leaves(group)) for name, group in shapes.items() if name != FROZEN}
 
 
 def tried(records: list[dict], suite: str, method: str) -> dict | None:

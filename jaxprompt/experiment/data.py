@@ -37,8 +37,8 @@ from jaxprompt.types import Batch
 
 # What one device computes while a program more is compiled, in FLOPs: 5 s of a CPU, 10 s of an accelerator. Roughly, for a
 # choice that matters only where it is clear.
-FLOPS_OF_COMPILING = {"cpu": 5.0 * 1e11}
-FLOPS_OF_COMPILING_ELSE = 10.0 * 3e14
+FLOPS_OF_COMPILING_ON_CPU = 5 * 1e11
+FLOPS_OF_COMPILING = 10 * 3e14
 # Examples from which the shapes of batches are planned, where they are not all known.
 SAMPLE = 2000
 
@@ -355,9 +355,9 @@ def _another_shape(experiment: Experiment) -> float:
     backbone = experiment.backbone
     # Forward, and backward to the inputs alone.
     flops_per_token = 4 * sum(leaf.size for leaf in jax.tree.leaves(backbone.params))
-    mesh = backbone.mesh
-    of_device = FLOPS_OF_COMPILING.get(mesh.devices.flat[0].platform, FLOPS_OF_COMPILING_ELSE)
-    tokens = of_device * mesh.size / flops_per_token
+    on_cpu = backbone.mesh.devices.flat[0].platform == "cpu"
+    flops = FLOPS_OF_COMPILING_ON_CPU if on_cpu else FLOPS_OF_COMPILING
+    tokens = flops * backbone.mesh.size / flops_per_token
     return tokens / max(experiment.config.train.steps, 1)
 
 

@@ -26,12 +26,11 @@ def whole(stories, tmp_path_factory):
 
 
 @pytest.fixture
-def handlers():
-    """What both signals do when a run begins. A shell lets what it starts in the background ignore SIGINT."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield dict.fromkeys(before, signal.SIG_DFL)
-    for number, handler in before.items():
-        signal.signal(number, handler)
+def interruptible():
+    """A shell lets what it starts in the background ignore SIGINT, as a run then does."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def signalled(monkeypatch, maker, call, number):
@@ -53,6 +52,7 @@ def signalled(monkeypatch, maker, call, number):
     monkeypatch.setattr(alone, maker, make)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("maker", "call", "number", "kept"),
     [
@@ -63,10 +63,10 @@ def signalled(monkeypatch, maker, call, number):
     ],
 )
 def test_a_run_that_is_ended_goes_on_to_the_same_end(
-    whole, stories, tmp_path, quiet, monkeypatch, handlers, maker, call, number, kept
+    whole, stories, tmp_path, quiet, monkeypatch, maker, call, number, kept
 ):
     run_dir = tmp_path / "run"
-    before = handlers[number]
+    before = signal.getsignal(number)
     with monkeypatch.context() as patched, pytest.raises(Interrupted, match=f"step {kept} is kept") as found:
         signalled(patched, maker, call, number)
         jaxprompt.train(tree(run_dir), backbone=stories, reporter=quiet)
