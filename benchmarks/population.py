@@ -1,17 +1,18 @@
 """What a population costs beside its members one after the other.
 
-    python benchmarks/population.py measure [--model gpt2 minilm stories] [--members 4 8] [--rounds 5]
+    python benchmarks/population.py measure [--model gpt2 minilm stories] [--members 4 8] [--examples 32 8] [--rounds 5]
     JAX_PLATFORMS=cpu python benchmarks/population.py compile --target h100 [--model gpt2] [--members 8]
 
 From the repository's root. `measure` times the train step of a population (learning rates and, as "own batches", data seeds
 differ) and the steps of as many separate runs, in turns in one process, and how long each takes to compile. `compile` compiles
-both for a chip that is not at hand (see compiled.py) and adds up what their kernels move. Rows are random words, 4 to 19 in
-each, in batches of 32 and, for the chip, of 4. Writes benchmarks/results/population.jsonl and the tables of population.md.
+both for a chip that is not at hand (see compiled.py) and adds up what their kernels move. Examples are random words, 4 to 19 in
+each, in batches of 32 and of 8 and, for the chip, of 4. Writes benchmarks/results/population.jsonl and the tables of population.md.
 """
 
 import argparse
 import statistics
 import time
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -110,12 +111,12 @@ class Steps:
         self.taken += 1
 
 
-def measure(model: str, members: int, own: bool, rounds: int, background: Background) -> dict:
+def measure(model: str, members: int, own: bool, examples: int, rounds: int, background: Background) -> dict:
     """Seconds of a step of a population, and of its members' own steps one after the other."""
     backbone = jaxprompt.load_backbone(MODELS[model]["model"])
-    together = Steps(jaxprompt.load_config(tree(model, 32, varied(members, own))), backbone, background)
+    together = Steps(jaxprompt.load_config(tree(model, examples, varied(members, own))), backbone, background)
     # The separate steps are one program here, with states of their own: what it multiplies does not depend on the rates.
-    alone = Steps(jaxprompt.load_config(tree(model, 32, {})), backbone, background)
+    alone = Steps(jaxprompt.load_config(tree(model, examples, {})), backbone, background)
     alone.states = [jax.tree.map(lambda x: x.copy(), alone.state) for _ in range(members)]
 
     def separately():
@@ -144,6 +145,7 @@ def measure(model: str, members: int, own: bool, rounds: int, background: Backgr
         "model": model,
         "members": members,
         "batches": "own" if own else "shared",
+        "examples": examples,
         "rows": list(together.batches[0].inputs.ids.shape),
         "rows_of_one": list(alone.batches[0].inputs.ids.shape),
         "seconds": middle,
@@ -156,7 +158,9 @@ def measure(model: str, members: int, own: bool, rounds: int, background: Backgr
     }
 
 
-def compiled(model: str, members: int, own: bool, args: argparse.Namespace, mesh, background: Background) -> dict:
+def compiled(
+    model: str, members: int, own: bool, examples: int, args: argparse.Namespace, mesh, background: Background
+) -> dict:
     """What the kernels of a population's step move on a chip, and of one member's."""
     from drawn import abstract_backbone
 
@@ -167,7 +171,7 @@ def compiled(model: str, members: int, own: bool, args: argparse.Namespace, mesh
     backbone = abstract_backbone(shape, tokenizer, mesh, args.attention, True, "dots")
 
     def moved(changes: dict) -> dict:
-        learner = learner_of(jaxprompt.load_config(tree(model, 4, changes)), backbone, background)
+        learner = learner_of(jaxprompt.load_config(tree(model, examples, changes)), backbone, background)
         frozen = {"params": backbone.params, "objective": None, "hard_prefix": None}
         learner.compile(frozen)
         state = shapes_on(replicated(mesh), jax.eval_shape(learner.start, learner.trainable))
@@ -193,6 +197,7 @@ def compiled(model: str, members: int, own: bool, args: argparse.Namespace, mesh
         "attention": args.attention,
         "members": members,
         "batches": "own" if own else "shared",
+        "examples": examples,
         "together": together,
         "one": one,
         "ratio": together["bytes"] / (members * one["bytes"]),
@@ -200,7 +205,7 @@ def compiled(model: str, members: int, own: bool, args: argparse.Namespace, mesh
 
 
 def report(records: list[dict]) -> str:
-    newest = {(r["kind"], r.get("target"), r["model"], r["members"], r["batches"]): r for r in records}
+    newest = {(r["kind"], r.get("target"), r["model"], r["members"], r["batches"], r["examples"]): r for r in records}
     times, moves = [], []
     for r in newest.values():
         start = [r["model"], r["members"], r["batches"]]
@@ -209,6 +214,7 @@ def report(records: list[dict]) -> str:
             times.append(
                 (
                     *start,
+                    r["examples"],
                     f"{s['separate']:.2f}",
                     f"{s['together']:.2f}",
                     f"{s['together'] / s['separate']:.2f}",
@@ -232,13 +238,18 @@ def report(records: list[dict]) -> str:
                     together["kernels"],
                 )
             )
-    head = ("model", "members", "batches", "separate, s", "together, s", "ratio", "ratio of CPU time")
+    head = ("model", "members", "batches", "examples each", "separate, s", "together, s", "ratio", "ratio of CPU time")
     head += ("one compiled in s", "together in s", "memory of one step, MB", "together, MB")
-    found = ["A train step, float32, 32 rows a member; medians.", "", common.table(head, times)]
+    found = ["A train step, float32; medians.", "", common.table(head, times)]
     if moves:
         head = ("chip", "model", "members", "batches", "separate, GB moved", "together, GB moved", "ratio")
         head += ("separate, kernels", "together, kernels")
-        found += ["", "Compiled for a chip, bfloat16, layers unrolled, 4 rows a member.", "", common.table(head, moves)]
+        found += [
+            "",
+            "Compiled for a chip, bfloat16, layers unrolled, 4 examples a member.",
+            "",
+            common.table(head, moves),
+        ]
     return "\n".join(found)
 
 
@@ -248,23 +259,24 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", choices=MODELS, default=["stories", "minilm", "gpt2"])
     parser.add_argument("--members", nargs="+", type=int, default=[4, 8], help="default 4 8")
     parser.add_argument("--batches", nargs="+", choices=("shared", "own"), default=["shared", "own"])
+    parser.add_argument(
+        "--examples", nargs="+", type=int, default=[32, 8], help="of measure: a member's batch, default 32 8"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="default 5")
     parser.add_argument("--target", default="h100", help="of compile: default h100")
     parser.add_argument("--attention", default="cudnn", help="of compile: default cudnn")
     args = parser.parse_args()
     keep_freed_memory()
 
-    def each(one):
-        for model in args.model:
-            for members in args.members:
-                for batches in args.batches:
-                    with Background() as background:
-                        common.append_record(OUT, one(model, members, batches == "own", background))
-                    common.put_measured(OUT.with_suffix(".md"), report(common.read_records(OUT)))
-                    print(report(common.read_records(OUT)[-1:]), flush=True)
+    def each(one, examples):
+        for model, members, batches, size in product(args.model, args.members, args.batches, examples):
+            with Background() as background:
+                common.append_record(OUT, one(model, members, batches == "own", size, background))
+            common.put_measured(OUT.with_suffix(".md"), report(common.read_records(OUT)))
+            print(report(common.read_records(OUT)[-1:]), flush=True)
 
     if args.what == "measure":
-        each(lambda model, members, own, background: measure(model, members, own, args.rounds, background))
+        each(lambda *what: measure(*what[:-1], args.rounds, what[-1]), args.examples)
         return
     from jax.sharding import AxisType
 
@@ -272,7 +284,7 @@ def main() -> None:
 
     with devices_of(args.target, None, 1) as devices:
         mesh = jax.make_mesh((1, 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
-        each(lambda model, members, own, background: compiled(model, members, own, args, mesh, background))
+        each(lambda *what: compiled(*what[:-1], args, mesh, what[-1]), [4])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 from jaxprompt.errors import InputError, listed, not_finite
 from jaxprompt.machine import compiler
 from jaxprompt.machine.ahead import Ahead
+from jaxprompt.machine.members import for_each
 from jaxprompt.machine.sharding import replicated
 from jaxprompt.metrics import Metric
 from jaxprompt.scoring.forward import Forward
@@ -138,7 +139,7 @@ def make_eval_step(
 
         if not prompts:
             return one(conditioning, head, batch)
-        return jax.vmap(one, in_axes=(0, 0, 0 if is_stacked(batch) else None))(conditioning, head, batch)
+        return for_each(one, (conditioning, head), batch, forward.backbone.mesh, forward.reads_apart(batch))
 
     # Every process has the scores of all rows.
     ahead = Ahead(compiler.jit(eval_step, out_shardings=replicated(forward.backbone.mesh)))

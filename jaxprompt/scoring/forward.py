@@ -84,6 +84,10 @@ class Forward:
     def _frozen(self, hard_prefix) -> dict:
         return {"params": self.backbone.params, "objective": self.objective.frozen(), "hard_prefix": hard_prefix}
 
+    def reads_apart(self, batch: Batch) -> bool:
+        """Whether text is read here, with the rows, that no soft token reaches."""
+        return batch.source is not None and batch.ahead is None and (self.bare_source or not self.backbone.seq2seq)
+
     def look_ahead(self, frozen: dict, batch: Batch) -> tuple[jax.Array, ...]:
         """What of `batch.source` is `Batch.ahead`; nothing that is learned reaches it."""
         if self.backbone.seq2seq:

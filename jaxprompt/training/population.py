@@ -1,12 +1,12 @@
 """Many prompts at once: the members of a population, learned by one compiled step against one resident backbone.
 
 The step is `jax.vmap`, over the members, of the gradient and the optimizer's update of one. The frozen parameters have no
-member axis: a product with a weight is one, of the rows of all members. Each member ends as its own separate run does, so
-what it draws is its own: members of one data seed (and one template) share the batches of a step; members of others have
-batches of their own, of the same examples as in their separate runs, in rows of shapes that are planned for all of them.
-Text that no prompt reaches is computed once where batches are shared. Numbers of the optimizer and of the method that
-differ are traced. A shorter prompt is padded: its examples name its own rows alone, and further keys of a prefix are not
-seen.
+member axis: a product with a weight is one, of the rows of all members (on a CPU, of a few: `machine.members`). Each member
+ends as its own separate run does, so what it draws is its own: members of one data seed (and one template) share the batches
+of a step; members of others have batches of their own, of the same examples as in their separate runs, in rows of shapes
+that are planned for all of them. Text that no prompt reaches is computed once where batches are shared. Numbers of the
+optimizer and of the method that differ are traced. A shorter prompt is padded: its examples name its own rows alone, and
+further keys of a prefix are not seen.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import Experiment
 from jaxprompt.experiment.population import experiments_of, load_together
 from jaxprompt.machine.background import Background
+from jaxprompt.machine.members import for_each
 from jaxprompt.machine.sharding import place, replicated
 from jaxprompt.methods import fold
 from jaxprompt.methods.numbers import numbers_of as numbers_of_method
@@ -37,7 +38,6 @@ from jaxprompt.scoring.evaluate import Evaluation, evaluate_each, make_eval_step
 from jaxprompt.training.member import Member, write_result
 from jaxprompt.training.optim import make_optimizer, numbers_of
 from jaxprompt.training.step import TrainState, compiled_step, gradient, init_state, update
-from jaxprompt.types import is_stacked
 
 # What of a conditioning may be of several lengths.
 _OF_LENGTHS = ("soft", "prefix", "source_prefix")
@@ -151,8 +151,8 @@ class Population:
             def one(numbers, trainable, batch):
                 return gradient(forward, with_numbers(self._method, numbers), frozen, trainable, batch)
 
-            axes = (0, 0, 0 if is_stacked(batch) else None)
-            return jax.vmap(one, in_axes=axes)(self._method_numbers, trainable, batch)
+            members = (self._method_numbers, trainable)
+            return for_each(one, members, batch, self.experiment.backbone.mesh, forward.reads_apart(batch))
 
         def updates(state, total):
             def one(of_method, of_optimizer, state, total):
