@@ -121,6 +121,17 @@ class Mixture(struct.PyTreeNode):
     temperature: Float[Array, " 1"]
 
 
+class Generators(struct.PyTreeNode):
+    """Those of several owners, each of which adds to its owner's soft rows.
+
+    Attributes:
+      starts: the first of those rows.
+    """
+
+    parts: tuple[Generator | Mixture, ...]
+    starts: tuple[int, ...] = struct.field(pytree_node=False)
+
+
 class Conditioning(struct.PyTreeNode):
     """What a backbone is conditioned on: what a method makes of its parameters, and all that anything else knows of it.
 
@@ -130,7 +141,8 @@ class Conditioning(struct.PyTreeNode):
       source_prefix: the encoder's, of an encoder-decoder.
       deltas: changes of weights, by the paths of parameters.
       gated: rows behind a gate, by the paths of the attentions that see them.
-      change: what is added to the embeddings of an input text's tokens, by their numbers, see `Inputs.text`.
+      change: what is added to the embeddings of an input text's tokens, by their numbers, see `Inputs.text`; of several
+        owners, with a leading axis of these.
       generator: what the soft rows get of the example that they stand in.
       soft_layer: the layer ahead of which the soft rows enter, see `Late`; None: as the words do.
     """
@@ -140,8 +152,8 @@ class Conditioning(struct.PyTreeNode):
     source_prefix: Prefix | None = None
     deltas: dict[str, Delta] | None = None
     gated: dict[str, Gated] | None = None
-    change: Float[Array, "positions embed"] | None = None
-    generator: Generator | Mixture | None = None
+    change: Float[Array, "*owners positions embed"] | None = None
+    generator: Generator | Mixture | Generators | None = None
     soft_layer: int | None = struct.field(pytree_node=False, default=None)
 
     @property

@@ -228,7 +228,7 @@ def pack(
     target_weight = np.zeros((rows, plan.targets), np.float32)
     mixes = any(example.mix_ids is not None for example in examples)
     mix_ids, mix = ids.copy(), np.zeros(ids.shape, np.float32)
-    reads, source_reads = (bool(examples) and getattr(examples[0], n) is not None for n in ("read", "source_read"))
+    reads, source_reads = (any(getattr(one, name) is not None for one in examples) for name in ("read", "source_read"))
     read, source_read = np.zeros(ids.shape, bool), np.zeros((rows, plan.source_length), bool)
     pool_at = np.zeros((rows, plan.slots), np.int32)
     numbers = np.full((rows, plan.slots), -1, np.int32)
@@ -260,7 +260,7 @@ def pack(
                 branches[r, here] = example.branches
             if mixes:
                 mix_ids[r, here], mix[r, here] = example.mix_ids, example.mix
-            if reads:
+            if example.read is not None:
                 read[r, here] = example.read
             there = slice(scored, scored + len(example.target_ids))
             target_at[r, there] = example.target_at + start
@@ -281,7 +281,7 @@ def pack(
                 source_segments[r, source] = slot + 1
                 if owns:
                     source_owners[r, source] = example.owner
-                if source_reads:
+                if example.source_read is not None:
                     source_read[r, source] = example.source_read
                 begun = source.stop
     inputs = Inputs(

@@ -231,13 +231,12 @@ class Decoder(nn.Module):
         return logits if cfg.logit_softcap is None else cfg.logit_softcap * jnp.tanh(logits / cfg.logit_softcap)
 
     def _sequence(self, ids: Int[Array, " seq"] | Inputs, prefix: Prefix | None) -> Inputs:
-        """One sequence, none of which is a target, as a row behind a prefix; rows of several owners as they are."""
-        if isinstance(ids, Inputs):
-            return ids
-        start = prefix_length(prefix)
-        positions = jnp.arange(start, start + ids.shape[0])[None]
-        inputs = Inputs(ids[None], positions, jnp.ones_like(positions))
-        return numbered(self.variables["params"], inputs, self.config.vocab_size)
+        """One sequence, none of which is a target, as a row behind a prefix; or one of each of several owners, in a row."""
+        if not isinstance(ids, Inputs):
+            start = prefix_length(prefix)
+            positions = jnp.arange(start, start + ids.shape[0])[None]
+            ids = Inputs(ids[None], positions, jnp.ones_like(positions))
+        return numbered(self.variables["params"], ids, self.config.vocab_size)
 
     @jax.named_scope("embed")
     def _enter(self, inputs, soft):

@@ -114,7 +114,8 @@ def embed_inputs(
     x_rse = embed(inputs.ids, soft)
     if inputs.mix_ids is not None:
         x_rse = x_rse + inputs.mix[..., None].astype(x_rse.dtype) * (embed(inputs.mix_ids, soft) - x_rse)
-    return generated(changed(x_rse, inputs.text, words.change), inputs, words.generator, words.rows)
+    x_rse = changed(x_rse, inputs.text, words.change, inputs.owners)
+    return generated(x_rse, inputs, words.generator, words.rows)
 
 
 class Linear(nn.Module):

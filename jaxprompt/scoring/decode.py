@@ -66,7 +66,7 @@ def decode(
     prefix: Prefix | None = None,
     source: Inputs | None = None,
     source_prefix: Prefix | None = None,
-    first: int = 0,
+    first: int | Int[Array, "rows 1"] = 0,
     read: Bool[Array, "rows seq"] | None = None,
     owners: Int[Array, " rows"] | None = None,
     key: Array | None = None,
@@ -79,7 +79,7 @@ def decode(
       soft, prefix: what the backbone is conditioned on.
       source: the encoder's rows, of an encoder-decoder; segment 1 in each.
       source_prefix: the encoder's prefix.
-      first: how many tokens of each text are in the prefix.
+      first: how many tokens of each text are in the prefix; of several owners, of each row.
       read: of the contexts, as `Inputs.read`.
       owners: whose prefix each row sees, where there are several owners.
       key: of the sampling.

@@ -10,7 +10,7 @@ from jaxtyping import Array, Int
 from jaxprompt.machine import compiler
 from jaxprompt.machine.ahead import shape_of
 from jaxprompt.models.adapted import adapted
-from jaxprompt.models.numbered import numbered
+from jaxprompt.models.numbered import numbered, texts_ahead
 from jaxprompt.objectives import Objective, Vocabulary
 from jaxprompt.scoring.owners import in_one_row
 from jaxprompt.text.hoisting import split_constant
@@ -159,7 +159,7 @@ class Forward:
         if backbone.causal:
             rows = jnp.arange(inputs.ids.shape[0])[:, None]
             scored = jnp.zeros(inputs.ids.shape, bool).at[rows, batch.target_at].max(batch.target_weight > 0)
-        ahead = sum(token < backbone.vocab_size for token in self.hoisted)
+        ahead = texts_ahead(self.hoisted, backbone.vocab_size, inputs.owners)
         return numbered(params, inputs, backbone.vocab_size, scored, ahead), batch.source
 
     def _hoisted(self, conditioning: Conditioning | None) -> tuple:

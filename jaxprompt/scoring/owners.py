@@ -5,17 +5,17 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Array, Float, Int32
 
 from jaxprompt.errors import InputError
 from jaxprompt.text.encoded import Encoded, int32
-from jaxprompt.types import Conditioning, Inputs, Prefix
+from jaxprompt.types import Conditioning, Generators, Inputs, Prefix
 
-_TOGETHER = ("soft", "prefix", "source_prefix")
+_TOGETHER = ("soft", "prefix", "source_prefix", "change", "generator")
 
 
 def joined(parts: Sequence[Conditioning], names: Sequence[str]) -> Conditioning:
-    """One conditioning of several owners: their soft rows one behind the other, their prefixes with their owners.
+    """One conditioning of several owners: their soft rows one behind the other, and with their owners what is by token.
 
     Raises InputError, by the owner's name, for what changes the weights or anything else that a batch has once.
     """
@@ -30,6 +30,8 @@ def joined(parts: Sequence[Conditioning], names: Sequence[str]) -> Conditioning:
         soft=jnp.concatenate(soft) if soft else None,
         prefix=_side_by_side([part.prefix for part in parts]),
         source_prefix=_side_by_side([part.source_prefix for part in parts]),
+        change=_changes([part.change for part in parts]),
+        generator=_generators(parts),
     )
 
 
@@ -47,6 +49,30 @@ def _side_by_side(prefixes: Sequence[Prefix | None]) -> Prefix | None:
         places=jnp.asarray(np.concatenate([np.arange(count) for count in counts])),
         lengths=lengths,
     )
+
+
+def _changes(
+    changes: Sequence[Float[Array, "positions embed"] | None],
+) -> Float[Array, "owners positions embed"] | None:
+    """Of each owner, with zeros behind the shorter ones: a longer text goes on unchanged."""
+    there = [change for change in changes if change is not None]
+    if not there:
+        return None
+    longest = max(len(change) for change in there)
+    found = jnp.zeros((len(changes), longest, there[0].shape[1]))
+    for owner, change in enumerate(changes):
+        if change is not None:
+            found = found.at[owner, : len(change)].set(change)
+    return found
+
+
+def _generators(parts: Sequence[Conditioning]) -> Generators | None:
+    lengths = [0 if part.soft is None else len(part.soft) for part in parts]
+    there = [(sum(lengths[:owner]), part.generator) for owner, part in enumerate(parts) if part.generator is not None]
+    if not there:
+        return None
+    starts, generators = zip(*there, strict=True)
+    return Generators(generators, starts)
 
 
 def moved(ids: Sequence[int], rows_before: int, vocab_size: int) -> Int32[np.ndarray, "length"]:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxprompt.errors import InputError, not_finite, within_memory
 from jaxprompt.machine import compiler
 from jaxprompt.models.adapted import adapted
+from jaxprompt.models.numbered import texts_ahead
 from jaxprompt.scoring.decode import Search, decode
 from jaxprompt.scoring.owners import in_one_row, moved
 from jaxprompt.text.encode import RowEncoder, Trunk
@@ -57,7 +58,7 @@ class Contexts:
         Args:
           rows_before: how many soft rows stand before those of each in a joined conditioning.
         """
-        shared, own, sources, owners = [], [], [], []
+        shared, own, sources, read, owners = [], [], [], [], []
         for owner, (part, before) in enumerate(zip(parts, rows_before, strict=True)):
 
             def behind(ids, before=before):
@@ -66,8 +67,9 @@ class Contexts:
             shared.append(behind(part.shared))
             own += map(behind, part.own)
             sources += map(behind, part.sources or [])
+            read += part.read or [[]] * len(part.own)
             owners += [owner] * len(part.own)
-        return cls(shared, own, sources or None, owners=owners)
+        return cls(shared, own, sources or None, read if any(part.read for part in parts) else None, owners)
 
 
 def contexts_of(trunks: Sequence[Trunk], encoder: RowEncoder) -> Contexts:
@@ -189,12 +191,12 @@ def write(
         own = [contexts.own[at] for at in here]
         ids, lengths = _padded(own, rows, room)
         given = {"soft": conditioning.soft_rows, "prefix": prefix, "source_prefix": conditioning.source_prefix}
-        if contexts.owners is None:
-            given["first"] = sum(token < backbone.vocab_size for token in contexts.shared)
-        else:
-            given["owners"] = np.array(
-                [contexts.owners[at] for at in [*here, *[here[-1]] * (rows - len(here))]], np.int32
-            )
+        by_row = None
+        if contexts.owners is not None:
+            of_rows = [contexts.owners[at] for at in [*here, *[here[-1]] * (rows - len(here))]]
+            given["owners"] = np.array(of_rows, np.int32)
+            by_row = given["owners"][:, None]
+        given["first"] = texts_ahead(contexts.shared, backbone.vocab_size, by_row)
         if contexts.sources is not None:
             source, real = _padded([contexts.sources[at] for at in here], rows, backbone.max_positions)
             places = np.broadcast_to(np.arange(source.shape[1], dtype=np.int32), source.shape)

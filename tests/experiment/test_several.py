@@ -1,5 +1,6 @@
 """Several tasks in the same batches: each learns what it learns alone."""
 
+import itertools
 import json
 import shutil
 from functools import partial
@@ -32,6 +33,23 @@ DECODER = {
     "words": {"template": "{soft:7}Now: {text} It is {target}", "method": SOFT, "objective": WORDS},
     "class": {"template": "{text} {soft:3} so", "method": SOFT, "objective": CLASSES},
     "write_more": {"template": "Tell. {text}, so {target}", "method": PREFIX | {"length": 5}, "objective": WRITE},
+}
+DEPT = {"name": "dept", "rank": 2, "init": {"top_k": 50}}
+IDPG = {"name": "idpg", "bottleneck": 3, "init": {"top_k": 50}}
+ATTEMPT = {"name": "attempt", "bottleneck": 4, "sources": [{"top_k": 20}, {"type": "text", "text": "so bad"}]}
+# What changes embeddings, and what depends on them, beside what does neither.
+BY_TEXT = {
+    "soft": DECODER["words"],
+    "change": {
+        "template": "Read this. {soft:4}Now: {text} so {target}",
+        "method": DEPT | {"text_length": 6},
+        "objective": WRITE,
+    },
+    "more": {"template": "{text} {soft:2} so {target}", "method": DEPT | {"text_length": 40}, "objective": WORD},
+    "made": {"template": "So {soft:5}{text} so {target}", "method": IDPG, "objective": WRITE},
+    "prefix": {"template": "{text}. So {target}", "method": PREFIX, "objective": WORDS},
+    "mixed": {"template": "{soft:6}{text} It is {target}", "method": ATTEMPT, "objective": WORD},
+    "made_behind": {"template": "{text} {soft:3} It is {target}", "method": IDPG, "objective": WORDS},
 }
 ENCODER = {
     "words": {"template": "{text} {soft:2} It was {mask}", "method": SOFT, "objective": WORDS},
@@ -88,14 +106,29 @@ def test_a_mixed_batch_of_a_decoder_has_the_losses_and_gradients_that_each_task_
     check_losses_and_gradients(request.getfixturevalue(kind), DECODER, rows)
 
 
-@pytest.mark.slow
-def test_so_has_one_of_an_encoder(masked, rows):
-    check_losses_and_gradients(masked, ENCODER, rows)
+@pytest.mark.parametrize("tasks", [("change", "made", "soft"), pytest.param(BY_TEXT, marks=pytest.mark.slow)])
+def test_so_has_one_whose_embeddings_change_and_whose_soft_rows_depend_on_the_text(stories, rows, tasks):
+    check_losses_and_gradients(stories, {task: BY_TEXT[task] for task in tasks}, rows)
+
+
+def _changing(tasks):
+    """The same with methods that change embeddings, or soft rows by them, in the place of plain soft tokens."""
+    methods = itertools.cycle([DEPT, IDPG])
+    return {
+        task: of | {"method": next(methods) if of["method"] is SOFT else of["method"]} for task, of in tasks.items()
+    }
 
 
 @pytest.mark.slow
-def test_so_has_one_of_an_encoder_decoder(seq2seq, rows):
-    check_losses_and_gradients(seq2seq, BOTH_SIDES, rows)
+@pytest.mark.parametrize("methods", [dict, _changing])
+def test_so_has_one_of_an_encoder(masked, rows, methods):
+    check_losses_and_gradients(masked, methods(ENCODER), rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("methods", [dict, _changing])
+def test_so_has_one_of_an_encoder_decoder(seq2seq, rows, methods):
+    check_losses_and_gradients(seq2seq, methods(BOTH_SIDES), rows)
 
 
 TRAINED = {

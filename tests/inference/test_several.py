@@ -61,6 +61,19 @@ def test_rows_of_several_tasks_are_answered_as_each_task_answers_alone(stories, 
     check(*learned(stories, rows), rows[:3])
 
 
+def by_text(tasks, dept, idpg):
+    """The same with other methods in the place of soft tokens: a change of embeddings, soft rows made from the text."""
+    changed = {"name": "dept", "rank": 2, "text_length": 20, "init": {"top_k": 50}}
+    made = {"name": "idpg", "bottleneck": 3, "init": {"top_k": 50}}
+    return {**tasks, **{task: tasks[task] | {"method": method} for task, method in ((dept, changed), (idpg, made))}}
+
+
+@pytest.mark.slow
+def test_so_do_prompts_that_change_embeddings_or_depend_on_them(stories, rows):
+    check(*learned(stories, rows, by_text(TASKS, "write", "go_on")), rows[:3])
+    check(*learned(stories, rows, by_text(TASKS, "words", "write")), rows[:3])
+
+
 @pytest.mark.slow
 def test_so_does_an_encoder_decoder(seq2seq, rows):
     tasks = {
@@ -73,6 +86,8 @@ def test_so_does_an_encoder_decoder(seq2seq, rows):
         },
     }
     check(*learned(seq2seq, rows, tasks), rows[:3])
+    check(*learned(seq2seq, rows, by_text(tasks, "word", "write")), rows[:3])
+    check(*learned(seq2seq, rows, by_text(tasks, "write", "word")), rows[:3])
 
 
 def test_a_row_that_names_no_task_is_refused(stories, rows):
