@@ -23,16 +23,22 @@ from jaxprompt.text.hoisting import shared_length, split_constant
 def experiments_of(
     configs: Sequence[Config], backbone: Backbone | None, reporter: Reporter, background: Background
 ) -> list[Experiment]:
-    """The experiments of configs that one backbone serves; arguments as in `build`."""
+    """The experiments of configs that one backbone serves; arguments as in `build`.
+
+    Raises InputError for a prompt made of training rows that are not the same for all members.
+    """
     first = build(configs[0], backbone, reporter, background=background)
-    if hasattr(first.method, "with_context"):
-        raise InputError(
-            f"method {first.method.name} is made of training rows, which members do not share: learn it alone"
-        )
     found = [first]
     for config in configs[1:]:
         method = make_method(config.method, soft_length(config), first.backbone)
         alike = config.template == configs[0].template and config.chat == configs[0].chat
+        if hasattr(method, "with_context"):
+            if not alike or config.seed_of("start") != configs[0].seed_of("start"):
+                raise InputError(
+                    f"population has members for which method {method.name} draws other examples: it may not have seed, "
+                    "seeds.start or prompt_length"
+                )
+            method = method.with_context(first.method.context)
         if alike and method.positions == first.method.positions:
             found.append(dataclasses.replace(first, config=config, method=method))
         else:

@@ -58,6 +58,8 @@ class Cpt:
     all these tokens. Bounds and losses are those of PEFT's CPTEmbedding.
 
     Attributes:
+      examples, separator: what is asked for.
+      text_bound, template_bound, decay: as in the options.
       context: the examples; None in a run that is used, which keeps the rows.
     """
 
@@ -66,7 +68,11 @@ class Cpt:
     fills_slots: ClassVar[bool] = True
     learns: ClassVar[str] = "a bounded change of the embeddings of training examples that stand before the text"
     length: int
-    options: CptOptions
+    examples: int
+    separator: str
+    text_bound: float
+    template_bound: float
+    decay: float
     context: Context | None = None
     positions: int = 0
 
@@ -74,18 +80,18 @@ class Cpt:
     def build(cls, options: CptOptions, soft_length: int, backbone: Any) -> "Cpt":
         if not backbone.causal:
             raise InputError(f"method cpt is for decoders, {backbone.ref!r} is none: use method soft")
-        return cls(soft_length, options)
+        return cls(soft_length, **options.model_dump(exclude={"name"}))
 
     @property
     def asked(self) -> tuple[int, str]:
         """How many examples, and what is behind each."""
-        return self.options.examples, self.options.separator
+        return self.examples, self.separator
 
     def with_context(self, context: Context) -> "Cpt":
         """The method for examples. Raises InputError where the template has not as many soft tokens as they have tokens."""
         if len(context.ids) != self.length:
             raise InputError(
-                f"method.examples {self.options.examples} come to {len(context.ids)} tokens and the template has "
+                f"method.examples {self.examples} come to {len(context.ids)} tokens and the template has "
                 f"{self.length} soft tokens: write {{soft:{len(context.ids)}}}"
             )
         return dataclasses.replace(self, context=context)
@@ -119,14 +125,13 @@ class Cpt:
         logprobs = jax.nn.log_softmax(backbone.head(params, hidden))
         found = logprobs[jnp.arange(len(at)), jnp.asarray(self._context.ids)[at]]
         # The example of the batch comes last.
-        weights = self.options.decay ** (labels.max() + 1.0 - labels[at])
+        weights = self.decay ** (labels.max() + 1.0 - labels[at])
         return -(found * weights).sum() * examples, len(at) * examples
 
-    def _bounds(self, width: int) -> Float[np.ndarray, " prompt"]:
+    def _bounds(self, width: int) -> Float[Array, " prompt"]:
         context, scale = self._context, (width / _WIDTH) ** 0.5
-        of_text, of_template = self.options.text_bound * scale, self.options.template_bound * scale
-        bounds = np.where(context.read, of_text, of_template)
-        return np.where(np.asarray(context.labels) > 0, 0.0, bounds).astype(np.float32)
+        bounds = jnp.where(np.asarray(context.read), self.text_bound * scale, self.template_bound * scale)
+        return jnp.where(np.asarray(context.labels) > 0, 0.0, bounds)
 
     @property
     def _context(self) -> Context:

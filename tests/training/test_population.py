@@ -90,6 +90,7 @@ def test_each_member_is_its_own_run(stories, rows, tmp_path, quiet):
 
 # Adam makes as much of the sign of what is nothing but rounding as of anything else.
 SGD = {"name": "sgd", "learning_rate": 0.5}
+EXAMPLES = "{soft:54}Review: {text} It was {target}"
 CASES = {
     "optimizer": (
         {"optimizer.b1": [0.9, 0.5], "optimizer.weight_decay": [0.0, 0.1], "optimizer.clip_norm": [None, 0.1]},
@@ -115,6 +116,10 @@ CASES = {
     "alpha": (
         {"method.alpha": [4.0, 16.0], "optimizer.rates.deltas": [0.005, 0.01]},
         {"method": {"name": "lora", "rank": 2}, "template": "{text} It was {target}"},
+    ),
+    "examples": (
+        {"method.text_bound": [0.1, 2.0], "seeds.data": [0, 1]},
+        {"method": {"name": "cpt", "examples": 2}, "template": EXAMPLES, "optimizer": SGD},
     ),
     "few": ({"seeds.data": [0, 1]}, {"data": {"per_label": 2}, "objective": {"type": "verbalizer",
             "labels": {0: "bad", 1: "good"}}}),
@@ -261,6 +266,11 @@ def test_the_last_one_that_learns_is_given_up_and_those_that_have_stopped_stay(s
             {"prompt_length": [2, 3]},
             {"method": {"name": "p_tuning", "encoder": "lstm"}},
             "a row by method p_tuning depends on how many there are",
+        ),
+        (
+            {"seed": [0, 1]},
+            {"method": {"name": "cpt", "examples": 2}, "template": EXAMPLES},
+            "method cpt draws other examples: it may not have seed, seeds.start or prompt_length",
         ),
         ({"seed": [0, 1]}, {"data": {"cache": "memory"}}, r"data\.cache is not for populations"),
     ],
