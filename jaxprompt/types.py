@@ -76,13 +76,16 @@ class Delta(struct.PyTreeNode):
       a, b: a path of low rank; None: there is none.
       factor, in_factor: on outputs and inputs; None: 1.
       shift: added to the parameter, which may be any of the model, and has its shape; None: 0.
+      owners: of a change of several owners, each of which changes its own tokens, whose each rank of the path is; the factors
+        then have an axis of owners behind that of layers, and there is no shift.
     """
 
     a: Float[Array, "layers rank in"] | None = None
     b: Float[Array, "layers out rank"] | None = None
-    factor: Float[Array, "layers out"] | None = None
-    in_factor: Float[Array, "layers in"] | None = None
+    factor: Float[Array, "layers *owners out"] | None = None
+    in_factor: Float[Array, "layers *owners in"] | None = None
     shift: Float[Array, "..."] | None = None
+    owners: tuple[int, ...] | None = struct.field(pytree_node=False, default=None)
 
 
 class Gated(struct.PyTreeNode):
@@ -189,7 +192,7 @@ class Inputs(struct.PyTreeNode):
       mix_ids, mix: ids whose embeddings are mixed into those of `ids`, and their share, 0 to 1; None: nothing is mixed.
       text: which token of its example's input text each is, counted from 1, soft tokens left out; 0: none, as soft tokens,
         targets and padding are. None: nothing depends on it.
-      owners: whose prefix each token sees, where there are prefixes of several owners, counted from 0.
+      owners: whose prompt each token is under, where there are prompts of several owners, counted from 0.
       read: which tokens the soft rows of their segment depend on. None: they depend on none.
     """
 

@@ -86,6 +86,7 @@ class LayerInputs(struct.PyTreeNode):
       prefix: this layer's keys and values that all rows see.
       ahead: all layers' keys and values that stand before the rows' own, `[layers, rows, ahead, kv_heads, head_dim]`.
       cache: the keys and values of all layers, this one's new ones not yet among them.
+      owners: as `Inputs.owners`, of all tokens.
       memory, memory_view: keys and values of the cross-attention, and what each token sees of them.
       layer: its number, counted from 0, traced in a loop.
       at: the only positions of the rows of which the last layer's output is wanted; None: all.
@@ -98,11 +99,17 @@ class LayerInputs(struct.PyTreeNode):
     prefix: KeysValues | None = None
     ahead: KeysValues | None = None
     cache: Cache | None = None
+    owners: Int[Array, "rows seq"] | None = None
     memory: KeysValues | None = None
     memory_view: View | None = None
     layer: Int[Array, ""] | int = 0
     at: Int[Array, "rows n"] | None = None
     is_last: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def picked_owners(self) -> Int[Array, "rows n"] | None:
+        """The owners of the tokens whose output is wanted."""
+        return None if self.owners is None else self.pick(self.owners[..., None])[..., 0]
 
     def pick(self, x: Float[Array, "rows seq *rest"]) -> Float[Array, "rows n *rest"]:
         """Of an array by token, the part of those whose output is wanted."""
@@ -153,7 +160,8 @@ class Attention(nn.Module):
           output, new keys and values `[rows, seq, kv_heads, head_dim]`, updated cache.
         """
         rotary, angles = self.config.rotary, given.angles
-        q_rshd, (k_rskd, v_rskd) = self.queries(given.pick(x_rse)), self.keys_values(x_rse)
+        q_rshd = self.queries(given.pick(x_rse), given.picked_owners)
+        k_rskd, v_rskd = self.keys_values(x_rse, given.owners)
         if angles is not None:
             q_rshd = rotate(q_rshd, jax.vmap(given.pick)(angles), rotary.interleaved)
             k_rskd = rotate(k_rskd, angles, rotary.interleaved)
@@ -178,20 +186,20 @@ class Attention(nn.Module):
         if gated is not None:
             k_rpkd, v_rpkd = self.keys_values(gated.rows[None].astype(self.dtype))
             y_rshd = y_rshd + attend_gated(q_rshd, (k_rpkd[0], v_rpkd[0]), gated.gate, self.options(given.layer))
-        return self._merge(y_rshd), (k_rskd, v_rskd), cache
+        return self._merge(y_rshd, given.picked_owners), (k_rskd, v_rskd), cache
 
-    def read(self, x_rse: Float[Array, "rows seq embed"], memory: KeysValues, view: View):
+    def read(self, x_rse: Float[Array, "rows seq embed"], memory: KeysValues, view: View, owners=None):
         """Attends to given keys and values `[rows, kv_seq, kv_heads, head_dim]` alone (cross-attention)."""
-        return self._merge(attend(self.queries(x_rse), *memory, view, self.options(0)))
+        return self._merge(attend(self.queries(x_rse, owners), *memory, view, self.options(0)), owners)
 
-    def queries(self, x_rse: Float[Array, "rows seq embed"]) -> Float[Array, "rows seq heads head_dim"]:
+    def queries(self, x_rse: Float[Array, "rows seq embed"], owners=None) -> Float[Array, "rows seq heads head_dim"]:
         """Returns queries, no rotary applied."""
-        return self._heads(self.q(x_rse), self.q_norm if self.config.qk_norm != "none" else None)
+        return self._heads(self.q(x_rse, owners), self.q_norm if self.config.qk_norm != "none" else None)
 
-    def keys_values(self, x_rse: Float[Array, "rows seq embed"]) -> KeysValues:
+    def keys_values(self, x_rse: Float[Array, "rows seq embed"], owners=None) -> KeysValues:
         """Returns keys and values `[rows, seq, kv_heads, head_dim]`, no rotary applied."""
         k_norm = self.k_norm if self.config.qk_norm != "none" else None
-        return self._heads(self.k(x_rse), k_norm), self._heads(self.v(x_rse), None)
+        return self._heads(self.k(x_rse, owners), k_norm), self._heads(self.v(x_rse, owners), None)
 
     @nn.nowrap
     def options(self, layer: Int[Array, ""] | int) -> AttentionOptions:
@@ -224,8 +232,8 @@ class Attention(nn.Module):
         return norm(y) if norm is not None and self.config.qk_norm == "head" else y
 
     @nn.nowrap
-    def _merge(self, y_rshd):
-        return self.out(y_rshd.reshape(*y_rshd.shape[:2], -1))
+    def _merge(self, y_rshd, owners):
+        return self.out(y_rshd.reshape(*y_rshd.shape[:2], -1), owners)
 
 
 class MLP(nn.Module):
@@ -235,13 +243,13 @@ class MLP(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x_rse: Float[Array, "rows seq embed"]) -> Float[Array, "rows seq embed"]:
+    def __call__(self, x_rse: Float[Array, "rows seq embed"], owners=None) -> Float[Array, "rows seq embed"]:
         cfg = self.config
         act, out_dtype = ACTIVATIONS[cfg.activation], cfg.stream_dtype(self.dtype)
         widen = partial(Linear, cfg.mlp_size, ("mlp", "embed"), cfg.mlp_bias, self.dtype)
-        y = widen(name="up")(x_rse)
-        y = act(widen(name="gate")(x_rse)) * y if cfg.gated_mlp else act(y)
-        return Linear(cfg.hidden_size, ("embed", "mlp"), cfg.mlp_bias, self.dtype, out_dtype, name="down")(y)
+        y = widen(name="up")(x_rse, owners)
+        y = act(widen(name="gate")(x_rse, owners)) * y if cfg.gated_mlp else act(y)
+        return Linear(cfg.hidden_size, ("embed", "mlp"), cfg.mlp_bias, self.dtype, out_dtype, name="down")(y, owners)
 
 
 class Block(nn.Module):
@@ -266,9 +274,9 @@ class Block(nn.Module):
             if cfg.residual in ("output", "sandwich"):
                 setattr(self, f"{name}_post_norm", make_norm(cfg, self.dtype))
 
-    def cross_keys_values(self, hidden: Float[Array, "rows seq embed"]) -> KeysValues:
+    def cross_keys_values(self, hidden: Float[Array, "rows seq embed"], owners=None) -> KeysValues:
         """Returns the keys and values of the cross-attention to the encoder's hidden states."""
-        return self.cross.keys_values(hidden)
+        return self.cross.keys_values(hidden, owners)
 
     def __call__(
         self, x_rse: Float[Array, "rows seq embed"], given: LayerInputs
@@ -283,11 +291,11 @@ class Block(nn.Module):
         if self.config.cross:
             with jax.named_scope("cross"):
                 view = given.pick_view(given.memory_view)
-                y_rse = self.cross.read(self._before("cross", x_rse), given.memory, view)
+                y_rse = self.cross.read(self._before("cross", x_rse), given.memory, view, given.picked_owners)
                 x_rse = self._add("cross", x_rse, y_rse)
 
         with jax.named_scope("mlp"):
-            x_rse = self._add("mlp", x_rse, self.mlp(self._before("mlp", x_rse)))
+            x_rse = self._add("mlp", x_rse, self.mlp(self._before("mlp", x_rse), given.picked_owners))
         return x_rse, keys_values, cache
 
     @nn.nowrap
@@ -299,7 +307,8 @@ class Block(nn.Module):
         with jax.named_scope("mlp"):
             x_rse = given.pick(x_rse)
             shared = self.config.residual == "parallel_shared"
-            y_rse = attended_rse + self.mlp(given.pick(normed_rse) if shared else self.mlp_norm(x_rse))
+            normed_rse = given.pick(normed_rse) if shared else self.mlp_norm(x_rse)
+            y_rse = attended_rse + self.mlp(normed_rse, given.picked_owners)
             return x_rse + y_rse * self.config.residual_scale, keys_values, cache
 
     @nn.nowrap

@@ -254,7 +254,10 @@ class Decoder(nn.Module):
         cfg = self.config
         rotaries = [cfg.rotary, cfg.local_rotary or cfg.rotary][: len(views)]
         angles = {rotary: None if rotary is None else rotary.angles(inputs.positions) for rotary in rotaries}
-        return [LayerInputs(view, angles[rotary], at=at) for view, rotary in zip(views, rotaries, strict=True)]
+        return [
+            LayerInputs(view, angles[rotary], at=at, owners=inputs.owners)
+            for view, rotary in zip(views, rotaries, strict=True)
+        ]
 
     def _views(
         self, inputs: Inputs, prefix: Prefix | None, prompt: Inputs | None = None, ahead: Ahead | None = None

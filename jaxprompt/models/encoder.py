@@ -149,7 +149,7 @@ class Encoder(nn.Module):
         """
         view = View(visibility(inputs, causal=False))
         view = owned(view, inputs.owners, None if prefix is None else prefix.owners)
-        given = LayerInputs(view, at=at)
+        given = LayerInputs(view, at=at, owners=inputs.owners)
 
         def below(slots):
             return given.replace(view=hiding(given.view, slots))

@@ -52,14 +52,15 @@ def linear(
     bias: Float[Array, " out"] | None = None,
     *,
     out_dtype: Any = None,
+    owners: Int[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch out"]:
-    """Returns `x @ weight.T + bias`, in `out_dtype` or the type of `x`.
+    """Returns `x @ weight.T + bias`, in `out_dtype` or the type of `x`; `owners` are those of a change of several.
 
     The one place that knows how a weight multiplies.
     """
     out_dtype = out_dtype or x.dtype
     if isinstance(weight, Adapted):
-        return _changed(x, weight, bias, out_dtype)
+        return _changed(x, weight, bias, out_dtype, owners)
     if isinstance(weight, Quantized):
         y = weight.product(x, out_dtype)
     elif out_dtype == jnp.float32:
@@ -69,15 +70,22 @@ def linear(
     return y if bias is None else y + bias.astype(y.dtype)
 
 
-def _changed(x, weight: Adapted, bias, out_dtype):
+def _changed(x, weight: Adapted, bias, out_dtype, owners):
     """As `Delta` says, of a weight that is shifted already. What is learned is multiplied in the type of `x`."""
     delta = weight.delta
-    given = x if delta.in_factor is None else x * delta.in_factor.astype(x.dtype)
-    y = linear(given, weight.base, bias, out_dtype=out_dtype)
+
+    def times(y, factor):
+        if factor is None:
+            return y
+        return y * (factor if delta.owners is None else factor[owners]).astype(y.dtype)
+
+    y = linear(times(x, delta.in_factor), weight.base, bias, out_dtype=out_dtype)
     if delta.a is not None:
         thin = linear(x, delta.a.astype(x.dtype))
+        if delta.owners is not None:
+            thin = jnp.where(owners[..., None] == jnp.asarray(delta.owners), thin, 0)
         y = y + linear(thin, delta.b.astype(x.dtype), out_dtype=out_dtype)
-    return y if delta.factor is None else y * delta.factor.astype(y.dtype)
+    return times(y, delta.factor)
 
 
 def embed_ids(
@@ -133,7 +141,9 @@ class Linear(nn.Module):
     out_dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+    def __call__(
+        self, x: Float[Array, "*batch in"], owners: Int[Array, "*batch"] | None = None
+    ) -> Float[Array, "*batch out"]:
         init = nn.with_logical_partitioning(_WEIGHT_INIT, self.axes)
         # Flax's `param` knows arrays alone.
         stored = self.get_variable("params", "weight")
@@ -145,7 +155,7 @@ class Linear(nn.Module):
         if self.bias:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[:1])
             bias = self.param("bias", zeros, (self.out_size,), self.dtype)
-        return linear(x, weight, bias, out_dtype=self.out_dtype)
+        return linear(x, weight, bias, out_dtype=self.out_dtype, owners=owners)
 
 
 class Table(nn.Module):

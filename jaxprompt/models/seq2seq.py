@@ -148,11 +148,11 @@ class Stack(nn.Module):
         ahead = prefix.positions[None]
         return view.replace(prefix_bias=relative.bias(self.relative_bias, positions, ahead, bidirectional))
 
-    def memory(self, hidden: Float[Array, "rows seq embed"]):
+    def memory(self, hidden: Float[Array, "rows seq embed"], owners: Int[Array, "rows seq"] | None = None):
         """Every layer's cross-attention keys and values `[layers, rows, seq, kv_heads, head_dim]`."""
 
         def step(block, carry, prefix_kv, layer):
-            return carry, block.cross_keys_values(hidden)
+            return carry, block.cross_keys_values(hidden, owners)
 
         return run_layers(self.layers, step, (), None, self.block.num_layers, "none")[1]
 
@@ -250,7 +250,7 @@ class Seq2Seq(nn.Module):
     @as_asked
     def source_hidden(self, source: Inputs, soft=None, prefix: Prefix | None = None) -> Float[Array, "rows seq embed"]:
         """The encoder's hidden states."""
-        given = LayerInputs(self.encoder.view(source, prefix))
+        given = LayerInputs(self.encoder.view(source, prefix), owners=source.owners)
         words, late = embed_inputs(self.embed, source, soft, self.word), self.encoder.late(soft, source, given)
         return self.encoder(self.encoder.enter(words, source), given, prefix, late=late)[0]
 
@@ -262,14 +262,15 @@ class Seq2Seq(nn.Module):
     @as_asked
     def remember(self, hidden: Float[Array, "rows seq embed"], source: Inputs) -> Memory:
         """What the decoder reads of the encoder's hidden states of packed rows."""
-        return Memory(*self.decoder.memory(hidden), source.segments)
+        return Memory(*self.decoder.memory(hidden, source.owners), source.segments)
 
     @as_asked
     def encode(
         self, inputs: Inputs, soft=None, prefix: Prefix | None = None, at=None, memory: Memory | None = None
     ) -> Float[Array, "rows seq embed"]:
         """The decoder's hidden states of packed rows, or at the positions `at`; `prefix` is the decoder's."""
-        given = LayerInputs(self.decoder.view(inputs, prefix), memory_view=_source_view(inputs, memory), at=at)
+        view, of_source = self.decoder.view(inputs, prefix), _source_view(inputs, memory)
+        given = LayerInputs(view, memory_view=of_source, at=at, owners=inputs.owners)
         x_rse = self.decoder.enter(self.embed(inputs.ids, soft), inputs)
         return self.decoder(x_rse, given, prefix, memory, late=self.decoder.late(soft, inputs, given))[0]
 
@@ -287,7 +288,7 @@ class Seq2Seq(nn.Module):
         view = self.decoder.biased(view, slots, keys_at, start + slots, prefix)
         if isinstance(soft, Late):
             cache = cache.mark(inputs.ids >= self.config.vocab_size)
-        given = LayerInputs(view, cache=cache, memory_view=_source_view(inputs, memory))
+        given = LayerInputs(view, cache=cache, memory_view=_source_view(inputs, memory), owners=inputs.owners)
         late, x_rse = self.decoder.late(soft, inputs, given), self.decoder.enter(self.embed(inputs.ids, soft), inputs)
         x_rse, cache, _ = self.decoder(x_rse, given, prefix, memory, late=late)
         return x_rse, cache.advance(inputs)

@@ -1,7 +1,7 @@
 """Prompts of several owners in one batch: each token sees its owner's."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,17 +9,22 @@ from jaxtyping import Array, Float, Int32
 
 from jaxprompt.errors import InputError
 from jaxprompt.text.encoded import Encoded, int32
-from jaxprompt.types import Conditioning, Generators, Inputs, Prefix
+from jaxprompt.types import Conditioning, Delta, Generators, Inputs, Prefix
 
-_TOGETHER = ("soft", "prefix", "source_prefix", "change", "generator")
+_TOGETHER = ("soft", "prefix", "source_prefix", "change", "generator", "deltas")
 
 
 def joined(parts: Sequence[Conditioning], names: Sequence[str]) -> Conditioning:
     """One conditioning of several owners: their soft rows one behind the other, and with their owners what is by token.
 
-    Raises InputError, by the owner's name, for what changes the weights or anything else that a batch has once.
+    Raises InputError, by the owner's name, for what adds to the weights or is anything else that a batch has once.
     """
     for name, part in zip(names, parts, strict=True):
+        shifted = next((path for path, delta in (part.deltas or {}).items() if delta.shift is not None), None)
+        if shifted is not None:
+            raise InputError(
+                f"the prompt of {name!r} adds to {shifted!r}, which a batch has for all its examples: use it by itself"
+            )
         for field in dataclasses.fields(part):
             if field.name not in _TOGETHER and getattr(part, field.name) is not None:
                 raise InputError(
@@ -32,6 +37,7 @@ def joined(parts: Sequence[Conditioning], names: Sequence[str]) -> Conditioning:
         source_prefix=_side_by_side([part.source_prefix for part in parts]),
         change=_changes([part.change for part in parts]),
         generator=_generators(parts),
+        deltas=_deltas([part.deltas or {} for part in parts]),
     )
 
 
@@ -73,6 +79,31 @@ def _generators(parts: Sequence[Conditioning]) -> Generators | None:
         return None
     starts, generators = zip(*there, strict=True)
     return Generators(generators, starts)
+
+
+def _deltas(parts: Sequence[Mapping[str, Delta]]) -> dict[str, Delta] | None:
+    paths = dict.fromkeys(path for part in parts for path in part)
+    return {path: _delta([part.get(path) for part in parts]) for path in paths} or None
+
+
+def _delta(of_owners: Sequence[Delta | None]) -> Delta:
+    """The paths of all owners side by side, and their factors, 1 where one has none."""
+    ranked = [(owner, delta) for owner, delta in enumerate(of_owners) if delta is not None and delta.a is not None]
+
+    def factors(name):
+        own = [None if delta is None else getattr(delta, name) for delta in of_owners]
+        like = next((factor for factor in own if factor is not None), None)
+        if like is None:
+            return None
+        return jnp.stack([jnp.ones_like(like) if factor is None else factor for factor in own], axis=1)
+
+    return Delta(
+        a=jnp.concatenate([delta.a for _, delta in ranked], axis=1) if ranked else None,
+        b=jnp.concatenate([delta.b for _, delta in ranked], axis=2) if ranked else None,
+        factor=factors("factor"),
+        in_factor=factors("in_factor"),
+        owners=tuple(owner for owner, delta in ranked for _ in range(delta.a.shape[1])),
+    )
 
 
 def moved(ids: Sequence[int], rows_before: int, vocab_size: int) -> Int32[np.ndarray, "length"]:

@@ -37,6 +37,20 @@ DECODER = {
 DEPT = {"name": "dept", "rank": 2, "init": {"top_k": 50}}
 IDPG = {"name": "idpg", "bottleneck": 3, "init": {"top_k": 50}}
 ATTEMPT = {"name": "attempt", "bottleneck": 4, "sources": [{"top_k": 20}, {"type": "text", "text": "so bad"}]}
+LORA = {"name": "lora", "rank": 3, "targets": ["q", "v", "up", "down", "out"]}
+IA3 = {"name": "ia3"}
+# What changes products, alone and beside a prompt, and what does not.
+PRODUCTS = {
+    "lora": {"template": "Read this. Now: {text} so {target}", "method": LORA, "objective": WRITE},
+    "soft": DECODER["words"],
+    "ia3": {"template": "{text}. So {target}", "method": IA3, "objective": WORDS},
+    "both": {
+        "template": "So {soft:3}{text} so {target}",
+        "method": {"name": "together", "parts": [SOFT, LORA | {"rank": 2, "targets": ["k", "q"]}, {"name": "ia3"}]},
+        "objective": WORD,
+    },
+    "prefix": DECODER["write_more"],
+}
 # What changes embeddings, and what depends on them, beside what does neither.
 BY_TEXT = {
     "soft": DECODER["words"],
@@ -74,13 +88,18 @@ def agree(found, wanted):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5 * float(jnp.abs(other).max()))
 
 
+def _drawn(x):
+    return jax.random.normal(jax.random.key(x.size), x.shape)
+
+
 def check_losses_and_gradients(backbone, tasks, rows):
     experiment = build_several(config(tasks, rows, train={"eval_batch_size": 100}), backbone, None, None)
 
-    # Away from the start, so that what is learned matters.
-    trainable = jax.tree.map(
-        lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), experiment.init_trainable()
-    )
+    # Away from the start, so that what is learned matters; with products all changed by that much, only noise would come out.
+    trainable = {
+        group: jax.tree.map(lambda x, by=0.03 if group == "deltas" else 0.3: x + by * _drawn(x), part)
+        for group, part in experiment.init_trainable().items()
+    }
     data = SeveralData.load(experiment)
     (batch,) = data.validation.batches()
     forward = experiment.forward(data.hoisted)
@@ -111,12 +130,16 @@ def test_so_has_one_whose_embeddings_change_and_whose_soft_rows_depend_on_the_te
     check_losses_and_gradients(stories, {task: BY_TEXT[task] for task in tasks}, rows)
 
 
+@pytest.mark.parametrize("tasks", [("lora", "soft"), pytest.param(PRODUCTS, marks=pytest.mark.slow)])
+def test_so_has_one_whose_products_change(stories, rows, tasks):
+    check_losses_and_gradients(stories, {task: PRODUCTS[task] for task in tasks}, rows)
+
+
 def _changing(tasks):
-    """The same with methods that change embeddings, or soft rows by them, in the place of plain soft tokens."""
-    methods = itertools.cycle([DEPT, IDPG])
-    return {
-        task: of | {"method": next(methods) if of["method"] is SOFT else of["method"]} for task, of in tasks.items()
-    }
+    """The same with methods that change embeddings, or soft rows by them, in the place of plain soft tokens, and products in
+    that of prefixes."""
+    rows, products = itertools.cycle([DEPT, IDPG]), itertools.cycle([LORA, IA3])
+    return {task: of | {"method": next(rows) if of["method"] is SOFT else next(products)} for task, of in tasks.items()}
 
 
 @pytest.mark.slow
@@ -242,9 +265,14 @@ def test_more_of_a_task_is_drawn_where_the_config_weighs_it(stories, rows):
             "one number for each of 2 tasks",
         ),
         (
-            {"a": TRAINED["write"], "b": {"template": "{text} {target}", "method": {"name": "lora"}}},
+            {"a": TRAINED["write"], "b": {"template": "{text} {target}", "method": {"name": "norms"}}},
             {},
-            "the prompt of 'b' holds deltas",
+            "the prompt of 'b' adds to 'final_norm/weight', which a batch has for all its examples: use it by itself",
+        ),
+        (
+            {"a": TRAINED["write"], "b": {"template": "{text} {target}", "method": {"name": "gated_prefix"}}},
+            {},
+            "the prompt of 'b' holds gated",
         ),
         (
             {
