@@ -32,12 +32,13 @@ with together(*[kind(item) for kind, item in zip((str, int, int, float), place)]
     tasks = {
         "write": {"template": "Read this. {soft:4}Review: {text} It was {target}", "method": soft, "objective": {"type": "generation"}},
         "words": front,
+        "products": {"template": "{text} It is {target}", "method": {"name": "lora", "rank": 2, "targets": ["q", "up"]}, "objective": words},
         "class": {"template": "{text} so", "method": {"name": "prefix", "length": 3}, "objective": {"type": "classifier", "labels": ["0", "1"]}},
     }
     runs = {
         "seeds": front | {"population": {"seed": [0, 1]}},
         "rates": front | {"population": {"optimizer.learning_rate": [0.2, 0.5]}},
-        "tasks": {"tasks": tasks},
+        "tasks": {"tasks": tasks, "optimizer": {"name": "sgd", "learning_rate": 0.5, "rates": {"deltas": 0.02}}},
         "examples": {"template": "{soft:36}{text} It was {target}", "method": {"name": "cpt", "examples": 2}, "objective": words},
         "by_text": front | {"method": {"name": "idpg", "bottleneck": 4, "init": {"top_k": 50}}},
         "cached": behind | {"data": {"ahead": True, "cache": "memory"}},
@@ -74,15 +75,15 @@ def test_runs_of_every_kind_end_where_they_do_on_one_device(alone, tmp_path, cou
     # By gradient descent: what Adam makes of a gradient of nearly nothing is rounding.
     found = run(tmp_path, count, devices, mesh)
     prompts = sorted(path.relative_to(alone) for path in alone.rglob("prompt.safetensors"))
-    # Two populations of two with their best, three tasks, and six runs of one.
-    assert len(prompts) == 2 * 3 + 3 + 6
+    # Two populations of two with their best, four tasks, and six runs of one.
+    assert len(prompts) == 2 * 3 + 4 + 6
     for path in prompts:
         ours, theirs = load_file(found / path), load_file(alone / path)
         assert ours.keys() == theirs.keys()
         for name in theirs:
             np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5, err_msg=f"{path} {name}")
     figures = sorted(path.relative_to(alone) for path in alone.rglob("metrics.jsonl"))
-    assert len(figures) == 4 + 3 + 6
+    assert len(figures) == 4 + 4 + 6
     for path in figures:
         ours, theirs = (
             [json.loads(line) for line in (folder / path).read_text().splitlines()] for folder in (found, alone)
