@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 import jaxprompt
 from jaxprompt import config as configs
-from jaxprompt.commands import main
+from jaxprompt.commands import COMMANDS, main
 from jaxprompt.inference import predict as prediction
 from jaxprompt.types import Conditioning
 from tests.conftest import MINILM, REVIEWS, STORIES
@@ -435,3 +435,20 @@ def test_a_run_killed_by_the_system_resumes_to_the_bit_identical_prompt(here, tm
     assert found[0] == found[1]
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("cut", "whole")]
     assert results[0] == results[1] and results[0]["best_step"] == 60
+
+
+def test_the_documents_name_commands_and_options_that_there_are(capsys):
+    helps = {}
+    for name in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        helps[name] = capsys.readouterr().out
+    root, found = Path(jaxprompt.__file__).parents[1], 0
+    for path in (root / "README.md", root / "jaxprompt" / "README.md"):
+        text = path.read_text().replace("\\\n", " ")
+        for command, rest in re.findall(r"jaxprompt ([a-z]+) ([^`\n]*)", text):
+            if command in helps:
+                options = re.findall(r"(?<!\S)--[\w-]+", rest)
+                found += len(options)
+                assert [option for option in options if f"{option} " not in helps[command]] == [], f"{command} {rest}"
+    assert found > 10
