@@ -12,10 +12,12 @@ from jaxprompt.data.packing import pack, plan_rows
 from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import build
 from jaxprompt.experiment.data import hoist
+from jaxprompt.models.adapted import Adapted
+from jaxprompt.models.layers import linear
 from jaxprompt.objectives.several import Several
 from jaxprompt.scoring.forward import Forward
 from jaxprompt.scoring.owners import joined, of_owner
-from jaxprompt.types import Conditioning, Delta
+from jaxprompt.types import Conditioning, Delta, Gated
 from tests.conftest import STORIES
 
 TASKS = {
@@ -60,10 +62,38 @@ def test_each_example_is_scored_under_the_prompt_of_its_owner(stories, rows):
         assert float(scores.outputs["0/nll"][tuple(slot)]) == pytest.approx(wanted[owner, number], rel=1e-5)
 
 
-def test_what_a_batch_has_only_once_is_refused_by_its_owners_name():
-    changed = Conditioning(deltas={"layers/attention/q/weight": Delta(factor=np.ones((1, 4)))})
-    with pytest.raises(InputError, match="the prompt of 'b' holds deltas"):
-        joined([Conditioning(soft=np.ones((2, 4))), changed], ["a", "b"])
+@pytest.mark.parametrize(
+    ("of_b", "says"),
+    [
+        ({"deltas": {"final_norm/weight": Delta(shift=np.ones(4))}}, "adds to 'final_norm/weight', which a batch has for all"),
+        ({"gated": {"layers/attention": Gated(np.ones((1, 2, 4)), np.ones((1, 2)))}}, "holds gated, which a batch has for all"),
+        ({"soft": np.ones((2, 4)), "soft_layer": 1}, "holds soft_layer, which a batch has for all"),
+    ],
+)  # fmt: skip
+def test_what_a_batch_has_only_once_is_refused_by_its_owners_name(of_b, says):
+    with pytest.raises(InputError, match=f"the prompt of 'b' {says}"):
+        joined([Conditioning(soft=np.ones((2, 4))), Conditioning(**of_b)], ["a", "b"])
+
+
+def test_a_product_changes_for_each_token_as_its_owner_says():
+    rng = np.random.default_rng(0)
+    x, weight = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 5, 6), (4, 6)))
+    own = [
+        Delta(a=rng.normal(size=(1, 3, 6)), b=rng.normal(size=(1, 4, 3)), factor=rng.normal(size=(1, 4))),
+        None,
+        Delta(a=rng.normal(size=(1, 1, 6)), b=rng.normal(size=(1, 4, 1)), in_factor=rng.normal(size=(1, 6))),
+    ]
+    deltas = joined([Conditioning(deltas=None if one is None else {"q": one}) for one in own], "abc").deltas
+    owners = rng.integers(0, 3, (2, 5))
+
+    def product(delta, owners=None):
+        of_layer = None if delta is None else jax.tree.map(lambda leaf: jax.numpy.asarray(leaf[0], "float32"), delta)
+        return linear(x, weight if delta is None else Adapted(weight, of_layer), owners=owners)
+
+    found, alone = product(deltas["q"], owners), np.stack([product(one) for one in own])
+    np.testing.assert_allclose(
+        found, np.take_along_axis(alone, owners[None, ..., None], axis=0)[0], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_what_several_tasks_ask_of_the_vocabulary_is_computed_once(stories, rows):
