@@ -12,6 +12,7 @@ each, in batches of 32 and of 8 and, for the chip, of 4. Writes benchmarks/resul
 import argparse
 import statistics
 import time
+from functools import partial
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,7 +112,7 @@ class Steps:
         self.taken += 1
 
 
-def measure(model: str, members: int, own: bool, examples: int, rounds: int, background: Background) -> dict:
+def measure(model: str, members: int, own: bool, examples: int, background: Background, rounds: int) -> dict:
     """Seconds of a step of a population, and of its members' own steps one after the other."""
     backbone = jaxprompt.load_backbone(MODELS[model]["model"])
     together = Steps(jaxprompt.load_config(tree(model, examples, varied(members, own))), backbone, background)
@@ -159,7 +160,7 @@ def measure(model: str, members: int, own: bool, examples: int, rounds: int, bac
 
 
 def compiled(
-    model: str, members: int, own: bool, examples: int, args: argparse.Namespace, mesh, background: Background
+    model: str, members: int, own: bool, examples: int, background: Background, args: argparse.Namespace, mesh
 ) -> dict:
     """What the kernels of a population's step move on a chip, and of one member's."""
     from drawn import abstract_backbone
@@ -276,7 +277,7 @@ def main() -> None:
             print(report(common.read_records(OUT)[-1:]), flush=True)
 
     if args.what == "measure":
-        each(lambda *what: measure(*what[:-1], args.rounds, what[-1]), args.examples)
+        each(partial(measure, rounds=args.rounds), args.examples)
         return
     from jax.sharding import AxisType
 
@@ -284,7 +285,7 @@ def main() -> None:
 
     with devices_of(args.target, None, 1) as devices:
         mesh = jax.make_mesh((1, 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
-        each(lambda *what: compiled(*what[:-1], args, mesh, what[-1]), [4])
+        each(partial(compiled, args=args, mesh=mesh), [4])
 
 
 if __name__ == "__main__":

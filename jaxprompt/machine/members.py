@@ -1,9 +1,10 @@
-"""A function of one member, for all members of a population."""
+"""Members of a population, or owners of a batch, side by side: a function for each, and arrays of several lengths."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxprompt.types import Batch, is_stacked
@@ -37,6 +38,12 @@ def for_each(function: Callable, members: tuple, batch: Batch, mesh: Mesh, apart
     if some == count:
         return jax.vmap(of)(values)
     return jax.lax.map(of, values, batch_size=some if some > 1 else None)
+
+
+def padded(*arrays: jax.Array) -> jax.Array:
+    """Arrays, stacked, with zeros behind the smaller ones."""
+    shape = tuple(map(max, zip(*(array.shape for array in arrays), strict=True)))
+    return jnp.stack([jnp.pad(a, [(0, n - m) for n, m in zip(shape, a.shape, strict=True)]) for a in arrays])
 
 
 def _divisor(count: int, most: int) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from jaxprompt.errors import InputError
+from jaxprompt.machine.members import padded
 from jaxprompt.text.encoded import Encoded, int32
 from jaxprompt.types import Conditioning, Delta, Generators, Inputs, Prefix
 
@@ -64,12 +65,8 @@ def _changes(
     there = [change for change in changes if change is not None]
     if not there:
         return None
-    longest = max(len(change) for change in there)
-    found = jnp.zeros((len(changes), longest, there[0].shape[1]))
-    for owner, change in enumerate(changes):
-        if change is not None:
-            found = found.at[owner, : len(change)].set(change)
-    return found
+    nothing = jnp.zeros((0, there[0].shape[1]))
+    return padded(*(nothing if change is None else change for change in changes))
 
 
 def _generators(parts: Sequence[Conditioning]) -> Generators | None:

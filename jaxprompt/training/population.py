@@ -26,7 +26,7 @@ from jaxprompt.errors import InputError
 from jaxprompt.experiment.build import Experiment
 from jaxprompt.experiment.population import experiments_of, load_together
 from jaxprompt.machine.background import Background
-from jaxprompt.machine.members import for_each
+from jaxprompt.machine.members import for_each, padded
 from jaxprompt.machine.sharding import place, replicated
 from jaxprompt.methods import fold
 from jaxprompt.methods.numbers import numbers_of as numbers_of_method
@@ -57,7 +57,7 @@ class Population:
         self.experiment = self._experiments[0]
         self._own = [experiment.trainable_shapes() for experiment in self._experiments]
         self._check_shapes()
-        self.trainable = jax.eval_shape(partial(jax.tree.map, _padded), *self._own)
+        self.trainable = jax.eval_shape(partial(jax.tree.map, padded), *self._own)
         keys = [_keys(experiment, shapes) for experiment, shapes in zip(self._experiments, self._own, strict=True)]
         lengths = [sum(leaf.size for leaf in jax.tree.leaves(shapes)) for shapes in self._own]
         # Of several lengths, the method of the longest: the others' rows are among its rows.
@@ -179,7 +179,7 @@ class Population:
         for member, experiment in zip(self.members, self._experiments, strict=True):
             member.experiment = experiment
             starts.append(experiment.init_trainable())
-        stacked = jax.tree.map(_padded, *starts)
+        stacked = jax.tree.map(padded, *starts)
         self._check_lengths(starts, stacked)
         return stacked
 
@@ -226,7 +226,7 @@ class Population:
             prefix = None if prompt.prefix is None else prompt.prefix.replace(length=longest)
             return prompt.conditioning.replace(prefix=prefix), prompt.head
 
-        return jax.tree.map(_padded, *map(of_one, prompts))
+        return jax.tree.map(padded, *map(of_one, prompts))
 
     def stop(self, state: TrainState) -> TrainState:
         """The state in which members that have stopped learn no more."""
@@ -275,17 +275,6 @@ class Population:
 
 def _shapes(tree: Any) -> tuple:
     return tuple(leaf.shape for leaf in jax.tree.leaves(tree))
-
-
-def _largest(*leaves: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    shape = tuple(map(max, zip(*(leaf.shape for leaf in leaves), strict=True)))
-    return jax.ShapeDtypeStruct(shape, leaves[0].dtype)
-
-
-def _padded(*leaves: Any) -> jax.Array:
-    """Arrays, stacked, with zeros behind the smaller ones."""
-    shape = _largest(*leaves).shape
-    return jnp.stack([jnp.pad(leaf, [(0, n - m) for n, m in zip(shape, leaf.shape, strict=True)]) for leaf in leaves])
 
 
 def _keys(experiment: Experiment, trainable: dict) -> int:

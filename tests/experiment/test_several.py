@@ -19,6 +19,7 @@ from jaxprompt.experiment.several import SeveralData, build_several
 from jaxprompt.inference.predict import evaluate_run, predict_run
 from jaxprompt.training.step import gradient
 from jaxprompt.training.tasks import gradient as tasks_gradient
+from tests.away import away_from
 from tests.conftest import STORIES
 
 SOFT = {"name": "soft", "init": {"top_k": 50}}
@@ -88,18 +89,10 @@ def agree(found, wanted):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5 * float(jnp.abs(other).max()))
 
 
-def _drawn(x):
-    return jax.random.normal(jax.random.key(x.size), x.shape)
-
-
 def check_losses_and_gradients(backbone, tasks, rows):
     experiment = build_several(config(tasks, rows, train={"eval_batch_size": 100}), backbone, None, None)
 
-    # Away from the start, so that what is learned matters; with products all changed by that much, only noise would come out.
-    trainable = {
-        group: jax.tree.map(lambda x, by=0.03 if group == "deltas" else 0.3: x + by * _drawn(x), part)
-        for group, part in experiment.init_trainable().items()
-    }
+    trainable = away_from(experiment.init_trainable())
     data = SeveralData.load(experiment)
     (batch,) = data.validation.batches()
     forward = experiment.forward(data.hoisted)

@@ -1,6 +1,5 @@
 """Rows of several tasks in the same batches are answered as each alone."""
 
-import jax
 import pytest
 
 from jaxprompt.config import load_config
@@ -8,6 +7,7 @@ from jaxprompt.errors import InputError
 from jaxprompt.experiment.several import build_several
 from jaxprompt.inference.predict import predict
 from jaxprompt.inference.several import predict_several
+from tests.away import away_from
 from tests.conftest import STORIES
 
 SOFT = {"name": "soft", "init": {"top_k": 50}}
@@ -29,21 +29,12 @@ TASKS = {
 }
 
 
-def _drawn(x):
-    return jax.random.normal(jax.random.key(x.size), x.shape)
-
-
 def learned(backbone, rows, tasks=TASKS):
     config = load_config({"model": STORIES, "tasks": tasks, "data": {"train": rows}})
     experiment = build_several(config, backbone, None, None)
     prompts = {}
     for task, part in experiment.parts.items():
-        # Away from the start, so that whose prompt it is matters.
-        trainable = {
-            group: jax.tree.map(lambda x, by=0.03 if group == "deltas" else 0.3: x + by * _drawn(x), start)
-            for group, start in part.init_trainable().items()
-        }
-        prompts[task] = part.prompt(trainable)
+        prompts[task] = part.prompt(away_from(part.init_trainable()))
     return experiment, prompts
 
 

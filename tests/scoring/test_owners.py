@@ -18,6 +18,7 @@ from jaxprompt.objectives.several import Several
 from jaxprompt.scoring.forward import Forward
 from jaxprompt.scoring.owners import joined, of_owner
 from jaxprompt.types import Conditioning, Delta, Gated
+from tests.away import away_from
 from tests.conftest import STORIES
 
 TASKS = {
@@ -30,10 +31,7 @@ def test_each_example_is_scored_under_the_prompt_of_its_owner(stories, rows):
     names, parts, hoisted, examples, wanted, before = list(TASKS), [], [], [], {}, 0
     for owner, (template, method) in enumerate(TASKS.values()):
         part = build(load_config({"model": STORIES, "template": template, "method": method}), stories)
-        trainable = jax.tree.map(
-            lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), part.init_trainable()
-        )
-        parts.append((part, part.method.apply(trainable)))
+        parts.append((part, part.method.apply(away_from(part.init_trainable()))))
         ids, (own,) = hoist(part, [part.encode(rows)])
         batch = pack(own, plan_rows(own, Order(len(own), len(own), shuffle=False)))
         forward = part.forward(ids)
